@@ -1,0 +1,43 @@
+"""The helpers that every Python project writes again, native, fast and right.
+
+Every public name can be imported from here. The rooms that they live in (`ferrule.timing`, `ferrule.testing`) are
+loaded when a name of theirs is first used, so that `import ferrule` costs next to nothing.
+"""
+
+__version__ = "0.1.0"
+
+# A public name, and the module that it lives in. The stub beside this file says the same to type checkers.
+_HOMES = {
+    "FerruleError": "_errors",
+    "MemoryStats": "timing",
+    "MissingExtra": "_errors",
+    "PerformanceMonitor": "timing",
+    "Timer": "timing",
+    "TimingStats": "timing",
+    "count_calls": "timing",
+    "timed": "timing",
+}
+_ROOMS = ("testing", "timing")
+
+__all__ = [  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll] - made from the table
+    "__version__",
+    *_HOMES,
+    *_ROOMS,
+]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name in _HOMES:
+        value = getattr(import_module(f"ferrule.{_HOMES[name]}"), name)
+    elif name in _ROOMS:
+        value = import_module(f"ferrule.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

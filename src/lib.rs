@@ -1,0 +1,45 @@
+//! The native half of ferrule: helpers for Python programmers, called like built-ins.
+//!
+//! A room's *core* is plain Rust and stands without Python; its *binding* shows the core to Python and is built with the
+//! `python` feature. The module below is the table of contents of `ferrule._core`.
+
+#[cfg(feature = "python")]
+pub mod callable;
+pub mod clock;
+#[cfg(feature = "python")]
+pub mod errors;
+#[cfg(feature = "python")]
+pub mod guarding;
+#[cfg(feature = "python")]
+pub mod lifecycle;
+#[cfg(feature = "python")]
+pub mod probing;
+pub mod timing;
+#[cfg(feature = "python")]
+pub mod waiting;
+
+#[cfg(feature = "python")]
+#[pyo3::pymodule]
+mod _core {
+    #[pymodule_export]
+    use crate::callable::Wrapper;
+    #[pymodule_export]
+    use crate::clock::binding::{ManualClock, coarse_ns, precise_ns, seconds_from};
+    #[pymodule_export]
+    use crate::lifecycle::{after_fork_in_child, at_exit, forks};
+    #[pymodule_export]
+    use crate::probing::{Panicking, Passthrough};
+    #[pymodule_export]
+    use crate::timing::binding::{
+        CountedFunction, Ready, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
+    };
+    #[pymodule_export]
+    use crate::waiting::binding::{Line, Place};
+
+    #[pymodule_init]
+    fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        crate::callable::publish_all(module.py())?;
+        crate::clock::calibrate();
+        crate::lifecycle::install(module)
+    }
+}

@@ -1,0 +1,705 @@
+//! One line of waiters, threads and asyncio tasks alike, served in order of arrival.
+//!
+//! What comes free is *handed* to the first in line and never thrown to whoever is quickest. A [`Ticket`] is one
+//! waiter's place: it is settled exactly once, by a gift, by the line's end, or by the waiter who leaves (a deadline,
+//! Ctrl-C, a cancelled task). A gift for somebody who has just left, or whose event loop has closed, comes back to the
+//! giver, who turns to the next.
+//!
+//! [`Waiters`] is the line itself, to be kept inside a room's own guarded state, so that "take what is free, or else
+//! queue" is one step.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use pyo3::exceptions::PyException;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::clock::{self, binding as alarms};
+use crate::guarding::{Guarded, assert_nothing_is_open};
+use crate::lifecycle;
+
+/// How long the main thread waits before it looks for signals: Ctrl-C takes at most this and a little more.
+const SIGNAL_SLICE: u64 = 50_000_000;
+
+/// How a waiter is woken.
+enum Waker {
+    Thread(Thread),
+    /// An event loop, and the future of that loop on which the task waits.
+    Task {
+        event_loop: Py<PyAny>,
+        future: Py<PyAny>,
+    },
+}
+
+/// What has become of a wait.
+pub enum Settled<T> {
+    /// Something was handed over.
+    Given(T),
+    /// The line has ended.
+    Closed,
+    /// The waiter has left, or has been given its gift already.
+    Left,
+}
+
+enum State<T> {
+    Waiting,
+    Settled(Settled<T>),
+}
+
+/// One waiter's place in the line.
+pub struct Ticket<T> {
+    state: Guarded<State<T>>,
+    // What a parked thread may look at without the interpreter lock.
+    settled: AtomicBool,
+    waker: Waker,
+}
+
+impl<T: Send> Ticket<T> {
+    /// A place for this thread.
+    #[must_use]
+    pub fn for_this_thread() -> Arc<Self> {
+        Self::new(Waker::Thread(thread::current()))
+    }
+
+    /// A place for the task that will await `future` on `event_loop`.
+    #[must_use]
+    pub fn for_task(event_loop: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> Arc<Self> {
+        Self::new(Waker::Task { event_loop: event_loop.clone().unbind(), future: future.clone().unbind() })
+    }
+
+    fn new(waker: Waker) -> Arc<Self> {
+        Arc::new(Self { state: Guarded::new(State::Waiting), settled: AtomicBool::new(false), waker })
+    }
+
+    /// Whether the wait is over.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Hands `gift` over and wakes the waiter; gives it back where the waiter has left or can't be woken any more.
+    ///
+    /// The error is an exception that a signal handler raised in between: the gift's fate is decided nevertheless.
+    pub fn give(&self, py: Python<'_>, gift: T) -> (Result<(), T>, PyResult<()>) {
+        let refused = self.state.with(py, |state, _| match state {
+            State::Waiting => {
+                *state = State::Settled(Settled::Given(gift));
+                None
+            }
+            State::Settled(_) => Some(gift),
+        });
+        if let Some(gift) = refused {
+            return (Err(gift), Ok(()));
+        }
+        let (woken, interrupted) = self.wake(py);
+        if !woken && let Some(gift) = self.leave(py) {
+            return (Err(gift), interrupted);
+        }
+        (Ok(()), interrupted)
+    }
+
+    /// Tells the waiter that nothing will come any more.
+    pub fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let first = self.state.with(py, |state, _| {
+            let waiting = matches!(state, State::Waiting);
+            if waiting {
+                *state = State::Settled(Settled::Closed);
+            }
+            waiting
+        });
+        if first { self.wake(py).1 } else { Ok(()) }
+    }
+
+    /// Ends the wait from the waiter's side. What had been handed over already goes to the caller, who passes it on.
+    #[must_use]
+    pub fn leave(&self, py: Python<'_>) -> Option<T> {
+        let settled = self.state.with(py, |state, _| std::mem::replace(state, State::Settled(Settled::Left)));
+        self.settled.store(true, Ordering::Release);
+        match settled {
+            State::Settled(Settled::Given(gift)) => Some(gift),
+            State::Waiting | State::Settled(_) => None,
+        }
+    }
+
+    /// Takes what the wait came to; `None` while it goes on.
+    #[must_use]
+    pub fn take(&self, py: Python<'_>) -> Option<Settled<T>> {
+        self.state.with(py, |state, _| match state {
+            State::Waiting => None,
+            State::Settled(Settled::Closed) => Some(Settled::Closed),
+            State::Settled(settled) => Some(std::mem::replace(settled, Settled::Left)),
+        })
+    }
+
+    /// Whether the waiter could be woken, and what a signal handler raised meanwhile.
+    fn wake(&self, py: Python<'_>) -> (bool, PyResult<()>) {
+        self.settled.store(true, Ordering::Release);
+        match &self.waker {
+            Waker::Thread(thread) => {
+                thread.unpark();
+                (true, Ok(()))
+            }
+            Waker::Task { event_loop, future } => match wake_future(py) {
+                Ok(wake) => call_in_loop(py, event_loop, wake, future.bind(py)),
+                Err(error) => (false, Err(error)),
+            },
+        }
+    }
+
+    /// Waits on this thread until the ticket is settled, `deadline` (on the precise clock) has passed, or this process
+    /// turns out to be a fork of the one that began to wait. What signal handlers raise comes out.
+    pub fn wait(&self, py: Python<'_>, deadline: Option<u64>) -> PyResult<Woken> {
+        let slice = if is_main_thread(py)? { SIGNAL_SLICE } else { u64::MAX };
+        let generation = lifecycle::generation();
+        let alarm = deadline.map(|_| {
+            let waiter = thread::current();
+            alarms::set_alarm(py, Box::new(move |_| waiter.unpark()))
+        });
+        let woken = loop {
+            if self.is_settled() {
+                break Ok(Woken::Settled);
+            }
+            let left = match deadline.map(|deadline| deadline.saturating_sub(clock::precise())) {
+                Some(0) => break Ok(Woken::Expired),
+                // A manual clock doesn't go on by itself; turning it unparks this thread.
+                Some(_) if clock::is_manual() => u64::MAX,
+                Some(left) => left,
+                None => u64::MAX,
+            };
+            lifecycle::detached(py, || self.park(left.min(slice)));
+            if let Err(error) = py.check_signals() {
+                break Err(error);
+            }
+            if lifecycle::generation() != generation {
+                break Ok(Woken::Forked);
+            }
+        };
+        if let Some(number) = alarm {
+            alarms::unset_alarm(py, number);
+        }
+        woken
+    }
+
+    fn park(&self, nanoseconds: u64) {
+        // A wake-up that came before this is not lost: it makes the next park return at once.
+        if self.is_settled() {
+        } else if nanoseconds == u64::MAX {
+            thread::park();
+        } else {
+            thread::park_timeout(Duration::from_nanos(nanoseconds));
+        }
+    }
+}
+
+impl Ticket<Py<PyAny>> {
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Waker::Task { event_loop, future } = &self.waker {
+            visit.call(event_loop)?;
+            visit.call(future)?;
+        }
+        self.state.traverse(|state| match state {
+            State::Settled(Settled::Given(gift)) => visit.call(gift),
+            State::Waiting | State::Settled(_) => Ok(()),
+        })
+    }
+}
+
+/// Why [`Ticket::wait`] has returned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// The ticket is settled.
+    Settled,
+    /// The deadline has passed.
+    Expired,
+    /// A signal handler forked, and this is the child: the line it stood in is the parent's.
+    Forked,
+}
+
+/// Calls `function(argument)` soon in an event loop of any thread. Says whether the loop has taken it.
+fn call_in_loop(
+    py: Python<'_>,
+    event_loop: &Py<PyAny>,
+    function: &Py<PyAny>,
+    argument: &Bound<'_, PyAny>,
+) -> (bool, PyResult<()>) {
+    assert_nothing_is_open("a call into an event loop");
+    let schedule = || event_loop.call_method1(py, intern!(py, "call_soon_threadsafe"), (function, argument));
+    // Errors are dropped where PyO3 counts the thread as attached, so that they don't live on.
+    Python::attach(|py| match schedule() {
+        Ok(_) => (true, Ok(())),
+        // The loop is closed.
+        Err(error) if error.is_instance_of::<PyException>(py) => (false, Ok(())),
+        // A signal handler raised inside the call, before or after the loop took it: waking twice does no harm.
+        Err(interrupt) => (schedule().is_ok(), Err(interrupt)),
+    })
+}
+
+#[pyfunction]
+#[pyo3(name = "wake_future")]
+fn end_wait(future: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = future.py();
+    if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
+        future.call_method1(intern!(py, "set_result"), (py.None(),))?;
+    }
+    Ok(())
+}
+
+/// The callable that ends the wait of a task, in its own loop.
+fn wake_future(py: Python<'_>) -> PyResult<&Py<PyAny>> {
+    static WAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    WAKE.get_or_try_init(py, || Ok(wrap_pyfunction!(end_wait, py)?.into_any().unbind()))
+}
+
+/// Whether this is the thread in which signal handlers run. Not remembered: a fork may make another thread the main one.
+fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    static MAIN_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static GET_IDENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let main = MAIN_THREAD.import(py, "threading", "main_thread")?.call0()?.getattr(intern!(py, "ident"))?;
+    main.eq(GET_IDENT.import(py, "threading", "get_ident")?.call0()?)
+}
+
+/// Those who wait, first come first served. To be kept inside the guarded state of what they wait for.
+pub struct Waiters<T> {
+    line: VecDeque<Arc<Ticket<T>>>,
+    // How many of them have left; they are swept out when they are the greater part.
+    left: usize,
+    generation: u64,
+}
+
+impl<T: Send> Default for Waiters<T> {
+    fn default() -> Self {
+        Self { line: VecDeque::new(), left: 0, generation: lifecycle::generation() }
+    }
+}
+
+impl<T: Send> Waiters<T> {
+    /// Joins the line at its end.
+    pub fn join(&mut self, ticket: Arc<Ticket<T>>) {
+        self.line.push_back(ticket);
+    }
+
+    /// The next who is still waiting, out of the line now.
+    pub fn next(&mut self, gone: &mut Vec<Arc<Ticket<T>>>) -> Option<Arc<Ticket<T>>> {
+        self.forget_the_parents(gone);
+        while let Some(ticket) = self.line.pop_front() {
+            if !ticket.is_settled() {
+                return Some(ticket);
+            }
+            self.left = self.left.saturating_sub(1);
+            gone.push(ticket);
+        }
+        None
+    }
+
+    /// Notes that somebody has left. Those who have are dropped by the caller, outside of the guarded state.
+    pub fn note_leaving(&mut self, gone: &mut Vec<Arc<Ticket<T>>>) {
+        self.left += 1;
+        if self.left * 2 > self.line.len() {
+            let (settled, waiting) = self.line.drain(..).partition(|ticket| ticket.is_settled());
+            self.line = waiting;
+            self.left = 0;
+            gone.extend::<VecDeque<_>>(settled);
+        }
+    }
+
+    /// Empties the line.
+    pub fn drain(&mut self) -> Vec<Arc<Ticket<T>>> {
+        self.left = 0;
+        self.line.drain(..).collect()
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        if self.generation != lifecycle::generation() {
+            return 0;
+        }
+        self.line.iter().filter(|ticket| !ticket.is_settled()).count()
+    }
+
+    /// In a forked child, those in line are threads and tasks of the parent.
+    fn forget_the_parents(&mut self, gone: &mut Vec<Arc<Ticket<T>>>) {
+        let generation = lifecycle::generation();
+        if self.generation != generation {
+            self.generation = generation;
+            gone.extend(self.drain());
+        }
+    }
+}
+
+/// A line that Python can stand in.
+pub mod binding {
+    use super::{
+        Arc, Duration, Guarded, PyAny, PyTraverseError, PyVisit, Python, Settled, Ticket, VecDeque, Waiters, Woken,
+        alarms, assert_nothing_is_open, call_in_loop, clock, intern, wake_future,
+    };
+    use crate::errors::Error;
+    use pyo3::prelude::*;
+    use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
+
+    type Gift = Py<PyAny>;
+
+    #[derive(Default)]
+    struct Shared {
+        ready: VecDeque<Gift>,
+        waiters: Waiters<Gift>,
+        closed: bool,
+    }
+
+    /// Hands values from those who put them to those who wait for them, threads and tasks in one line.
+    #[pyclass(frozen, weakref, immutable_type, module = "ferrule._core")]
+    #[derive(Default)]
+    pub struct Line {
+        shared: Guarded<Shared>,
+    }
+
+    const CLOSED: Error = Error::State("the line is closed");
+
+    enum Entry {
+        Ready(Gift),
+        Queued,
+        Closed,
+    }
+
+    impl Line {
+        /// Hands a value to the first in line, or keeps it: at the front, where it had been handed out before.
+        fn hand(&self, py: Python<'_>, mut value: Gift, front: bool) -> PyResult<()> {
+            let mut outcome = Ok(());
+            loop {
+                let mut gone = Vec::new();
+                let next = self.shared.with(py, |shared, _| match shared.waiters.next(&mut gone) {
+                    Some(ticket) => Some((ticket, value)),
+                    None if front => {
+                        shared.ready.push_front(value);
+                        None
+                    }
+                    None => {
+                        shared.ready.push_back(value);
+                        None
+                    }
+                });
+                Python::attach(|_| drop(gone));
+                let Some((ticket, gift)) = next else { return outcome };
+                let (given, interrupted) = ticket.give(py, gift);
+                outcome = outcome.and(interrupted);
+                match given {
+                    Ok(()) => return outcome,
+                    Err(back) => value = back,
+                }
+            }
+        }
+
+        fn enter(&self, py: Python<'_>, ticket: &Arc<Ticket<Gift>>, wait: bool) -> Entry {
+            let mut gone = Vec::new();
+            let entry = self.shared.with(py, |shared, _| {
+                if let Some(value) = shared.ready.pop_front() {
+                    return Entry::Ready(value);
+                }
+                if shared.closed {
+                    return Entry::Closed;
+                }
+                if wait {
+                    shared.waiters.forget_the_parents(&mut gone);
+                    shared.waiters.join(ticket.clone());
+                }
+                Entry::Queued
+            });
+            Python::attach(|_| drop(gone));
+            entry
+        }
+
+        /// Leaves the line; gives back what was handed over at the last moment.
+        fn leave(&self, py: Python<'_>, ticket: &Ticket<Gift>) -> Option<Gift> {
+            let in_line = !ticket.is_settled();
+            let gift = ticket.leave(py);
+            if in_line {
+                let mut gone = Vec::new();
+                self.shared.with(py, |shared, _| shared.waiters.note_leaving(&mut gone));
+                Python::attach(|_| drop(gone));
+            }
+            gift
+        }
+
+        /// Leaves the line; what was handed over already goes to the next.
+        fn give_up(&self, py: Python<'_>, ticket: &Ticket<Gift>) -> PyResult<()> {
+            self.leave(py, ticket).map_or(Ok(()), |gift| self.hand(py, gift, true))
+        }
+    }
+
+    /// The moment a timeout ends: now plus so many seconds; `None` waits for ever.
+    fn deadline(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<(u64, u64)>> {
+        let Some(timeout) = timeout else { return Ok(None) };
+        let length = alarms::nanoseconds("timeout", timeout)?;
+        Ok(length.and_then(|length| Some((clock::precise().checked_add(length)?, length))))
+    }
+
+    fn timed_out(length: u64) -> PyErr {
+        Error::TimedOut(length as f64 / clock::SECOND as f64).into()
+    }
+
+    #[pymethods]
+    impl Line {
+        #[new]
+        fn new() -> Self {
+            Self::default()
+        }
+
+        /// Hands `value` to the first in line, or keeps it for the next who comes.
+        #[pyo3(signature = (value, /))]
+        fn put(&self, py: Python<'_>, value: Gift) -> PyResult<()> {
+            if self.shared.with(py, |shared, _| shared.closed) {
+                return Err(CLOSED.into());
+            }
+            self.hand(py, value, false)
+        }
+
+        /// Takes a value, or waits for one: `timeout` seconds; `None` for ever, 0 not at all.
+        #[pyo3(signature = (*, timeout=None))]
+        fn get(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Gift> {
+            let deadline = deadline(timeout)?;
+            loop {
+                let ticket = Ticket::for_this_thread();
+                let wait = deadline.is_none_or(|(_, length)| length > 0);
+                match self.enter(py, &ticket, wait) {
+                    Entry::Ready(value) => return Ok(value),
+                    Entry::Closed => return Err(CLOSED.into()),
+                    Entry::Queued if !wait => return Err(timed_out(0)),
+                    Entry::Queued => {}
+                }
+                match ticket.wait(py, deadline.map(|(moment, _)| moment)) {
+                    Err(interrupt) => {
+                        self.give_up(py, &ticket)?;
+                        return Err(interrupt);
+                    }
+                    Ok(Woken::Forked) => continue,
+                    Ok(Woken::Expired | Woken::Settled) => {}
+                }
+                match ticket.take(py) {
+                    Some(Settled::Given(value)) => return Ok(value),
+                    Some(Settled::Closed) => return Err(CLOSED.into()),
+                    // Only the deadline ends a wait that nobody has settled.
+                    Some(Settled::Left) | None => {}
+                }
+                // Whoever hands something over right now is just in time, or finds out that this waiter has left.
+                return self.leave(py, &ticket).ok_or_else(|| timed_out(deadline.map_or(0, |(_, length)| length)));
+            }
+        }
+
+        /// A place in the line for the task that runs in `event_loop`; the caller awaits its `future`, then calls `take`.
+        #[pyo3(signature = (event_loop, /, *, timeout=None))]
+        fn join<'py>(
+            this: &Bound<'py, Self>,
+            event_loop: &Bound<'py, PyAny>,
+            timeout: Option<&Bound<'py, PyAny>>,
+        ) -> PyResult<Bound<'py, Place>> {
+            let py = this.py();
+            let deadline = deadline(timeout)?;
+            let future = event_loop.call_method0(intern!(py, "create_future"))?;
+            let ticket = Ticket::for_task(event_loop, &future);
+            let place = Bound::new(
+                py,
+                Place {
+                    line: this.clone().unbind(),
+                    ticket,
+                    event_loop: event_loop.clone().unbind(),
+                    future: future.unbind(),
+                    deadline,
+                    clockwork: Guarded::default(),
+                },
+            )?;
+            let wait = deadline.is_none_or(|(_, length)| length > 0);
+            match this.get().enter(py, &place.get().ticket, wait) {
+                Entry::Ready(value) => {
+                    // Nobody else knows this ticket: the gift can't come back.
+                    let (given, interrupted) = place.get().ticket.give(py, value);
+                    if let Err(value) = given {
+                        this.get().hand(py, value, true)?;
+                    }
+                    interrupted?;
+                }
+                Entry::Closed => return Err(CLOSED.into()),
+                Entry::Queued if !wait => return Err(timed_out(0)),
+                Entry::Queued => Place::watch_the_clock(&place)?,
+            }
+            Ok(place)
+        }
+
+        /// Ends the line: all who wait hear of it now, and who comes later at once, when what is kept has been taken.
+        fn close(&self, py: Python<'_>) -> PyResult<()> {
+            let waiting = self.shared.with(py, |shared, _| {
+                shared.closed = true;
+                shared.waiters.drain()
+            });
+            let mut outcome = Ok(());
+            for ticket in &waiting {
+                outcome = outcome.and(ticket.close(py));
+            }
+            Python::attach(|_| drop(waiting));
+            outcome
+        }
+
+        /// How many wait.
+        #[getter]
+        fn waiting(&self, py: Python<'_>) -> usize {
+            self.shared.with(py, |shared, _| shared.waiters.waiting())
+        }
+
+        fn __len__(&self, py: Python<'_>) -> usize {
+            self.shared.with(py, |shared, _| shared.ready.len())
+        }
+
+        fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+            self.shared.traverse(|shared| {
+                for value in &shared.ready {
+                    visit.call(value)?;
+                }
+                for ticket in &shared.waiters.line {
+                    ticket.traverse(&visit)?;
+                }
+                Ok(())
+            })
+        }
+
+        fn __clear__(&self, py: Python<'_>) {
+            let shared = self.shared.with(py, |shared, _| std::mem::take(shared));
+            drop(shared);
+        }
+    }
+
+    /// What ends a task's wait by time: a timer of its loop, and the alarm of the manual clock.
+    #[derive(Default)]
+    struct Clockwork {
+        timer: Option<Py<PyAny>>,
+        alarm: Option<u64>,
+    }
+
+    /// A task's place in a [`Line`]. Whoever gets one calls `take` or `leave`; dropping it is leaving.
+    #[pyclass(frozen, weakref, immutable_type, module = "ferrule._core")]
+    pub struct Place {
+        line: Py<Line>,
+        ticket: Arc<Ticket<Gift>>,
+        event_loop: Py<PyAny>,
+        future: Py<PyAny>,
+        deadline: Option<(u64, u64)>,
+        clockwork: Guarded<Clockwork>,
+    }
+
+    impl Place {
+        /// Sets the loop's timer for what is left, and an alarm for the case that the clock is turned by hand.
+        fn watch_the_clock(this: &Bound<'_, Self>) -> PyResult<()> {
+            let py = this.py();
+            let Some((moment, _)) = this.get().deadline else { return Ok(()) };
+            let checker = this.getattr(intern!(py, "_check_deadline"))?;
+            let timer = if clock::is_manual() {
+                None
+            } else {
+                let left = Duration::from_nanos(moment.saturating_sub(clock::precise())).as_secs_f64();
+                Some(this.get().event_loop.call_method1(py, intern!(py, "call_later"), (left, &checker))?)
+            };
+            let event_loop = this.get().event_loop.clone_ref(py);
+            let check = py.get_type::<Self>().getattr(intern!(py, "_check_deadline"))?.unbind();
+            let place = PyWeakrefReference::new(this)?.unbind();
+            let rung = alarms::set_alarm(
+                py,
+                Box::new(move |py| {
+                    if let Some(place) = place.bind(py).upgrade() {
+                        // A loop that refuses is closed, and no task of it waits.
+                        let _ = call_in_loop(py, &event_loop, &check, &place);
+                    }
+                }),
+            );
+            let before = this
+                .get()
+                .clockwork
+                .with(py, |clockwork, _| std::mem::replace(clockwork, Clockwork { timer, alarm: Some(rung) }));
+            Self::stop(py, before);
+            Ok(())
+        }
+
+        fn stop(py: Python<'_>, clockwork: Clockwork) {
+            assert_nothing_is_open("cancelling a timer");
+            if let Some(number) = clockwork.alarm {
+                alarms::unset_alarm(py, number);
+            }
+            Python::attach(|py| {
+                if let Some(timer) = clockwork.timer {
+                    // `TimerHandle.cancel` can't fail but for a signal handler's exception, and then there's no timer.
+                    let _ = timer.call_method0(py, intern!(py, "cancel"));
+                }
+            });
+        }
+
+        fn stop_the_clock(&self, py: Python<'_>) {
+            let before = self.clockwork.with(py, |clockwork, _| std::mem::take(clockwork));
+            Self::stop(py, before);
+        }
+    }
+
+    #[pymethods]
+    impl Place {
+        /// Done when the wait is over, whatever it came to.
+        #[getter]
+        fn future(&self, py: Python<'_>) -> Py<PyAny> {
+            self.future.clone_ref(py)
+        }
+
+        /// What the wait came to: the value; or `TimeoutError`; or `RuntimeError`, where the line was closed.
+        fn take(&self, py: Python<'_>) -> PyResult<Gift> {
+            self.stop_the_clock(py);
+            match self.ticket.take(py) {
+                Some(Settled::Given(value)) => Ok(value),
+                Some(Settled::Closed) => Err(CLOSED.into()),
+                Some(Settled::Left) => Err(timed_out(self.deadline.map_or(0, |(_, length)| length))),
+                None => Err(Error::State("the wait is not over: await the place's future first").into()),
+            }
+        }
+
+        /// Leaves the line; what was handed over already goes to the next.
+        fn leave(&self, py: Python<'_>) -> PyResult<()> {
+            self.stop_the_clock(py);
+            self.line.get().give_up(py, &self.ticket)
+        }
+
+        /// Called in the loop when the timer or the manual clock rings.
+        fn _check_deadline(this: &Bound<'_, Self>) -> PyResult<()> {
+            let py = this.py();
+            let place = this.get();
+            if place.ticket.is_settled() {
+                return Ok(());
+            }
+            let Some((moment, _)) = place.deadline else { return Ok(()) };
+            if clock::precise() < moment {
+                return Self::watch_the_clock(this);
+            }
+            place.stop_the_clock(py);
+            place.line.get().give_up(py, &place.ticket)?;
+            wake_future(py)?.call1(py, (&place.future,))?;
+            Ok(())
+        }
+
+        fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+            visit.call(&self.line)?;
+            visit.call(&self.event_loop)?;
+            visit.call(&self.future)?;
+            self.ticket.traverse(&visit)?;
+            self.clockwork.traverse(|clockwork| clockwork.timer.as_ref().map_or(Ok(()), |timer| visit.call(timer)))
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            Python::attach(|py| {
+                self.stop_the_clock(py);
+                if let Err(error) = self.line.get().give_up(py, &self.ticket) {
+                    error.write_unraisable(py, None);
+                }
+            });
+        }
+    }
+}
