@@ -7,7 +7,10 @@
 //!
 //! The rule for users: decide inside [`Guarded::with`], act after it. A reference that goes away is pushed to the list
 //! of the dead and released when the cell is closed, because releasing may run anybody's `__del__`.
-#![expect(unsafe_code, reason = "with the interpreter lock, the token stands in for a mutex")]
+#![cfg_attr(
+    not(Py_GIL_DISABLED),
+    expect(unsafe_code, reason = "with the interpreter lock, the token stands in for a mutex")
+)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

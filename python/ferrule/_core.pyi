@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self, final, overload
 
 from typing_extensions import disjoint_base
 
-from ferrule.timing import TimingStats
+from ferrule.timing import PerformanceMonitor, TimingStats
 
 @disjoint_base
 class Wrapper:
@@ -55,6 +55,8 @@ class Recorders:
     def __new__(cls, max_names: int, /) -> Self: ...
     def get(self, name: str, module: str | None = None, /) -> tuple[str, Recorder]: ...
     def items(self) -> list[tuple[str, Recorder]]: ...
+    def stopwatch(self, name: str, /) -> Stopwatch | None: ...
+    def keep_stopwatch(self, name: str, stopwatch: Stopwatch, /) -> None: ...
 
 @final
 class Stopwatch:
@@ -83,7 +85,16 @@ class Resumptions:
 
 @disjoint_base
 class Timer:
-    def __new__(cls, stopwatch: Stopwatch, /) -> Self: ...
+    def __new__(
+        cls,
+        name: str | None = None,
+        *,
+        monitor: PerformanceMonitor | None = None,
+        log: int | str | None = None,
+        echo: bool = False,
+        sink: Callable[[str | None, float, BaseException | None], object] | None = None,
+        slower_than: float | timedelta = 0.0,
+    ) -> Self: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,

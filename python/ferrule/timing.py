@@ -7,7 +7,6 @@ counts.
 from __future__ import annotations
 
 import functools
-import logging
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -17,6 +16,7 @@ from ferrule._kinds import Kind, is_awaitable_generator, is_method_object, kind_
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
     from datetime import timedelta
+    from logging import Logger
     from os import PathLike
     from typing import BinaryIO, Concatenate, Literal, Self, TypeAlias
 
@@ -45,8 +45,14 @@ S = TypeVar("S")
 T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
 
-_logger = logging.getLogger("ferrule.timing")
-logging.getLogger("ferrule").addHandler(logging.NullHandler())
+
+@functools.cache
+def _logger() -> Logger:
+    # Imported by those who log: logging takes longer to import than all of ferrule.
+    import logging
+
+    logging.getLogger("ferrule").addHandler(logging.NullHandler())
+    return logging.getLogger("ferrule.timing")
 
 
 class MemoryStats(NamedTuple):
@@ -162,7 +168,9 @@ def _level(log: int | str | None) -> int | None:
     if log is None or (isinstance(log, int) and not isinstance(log, bool)):
         return log
     if isinstance(log, str):
-        levels = logging.getLevelNamesMapping()
+        from logging import getLevelNamesMapping
+
+        levels = getLevelNamesMapping()
         if log in levels:
             return levels[log]
         raise ValueError(f"log must be a logging level, got {log!r}; known names: {', '.join(levels)}")
@@ -201,9 +209,10 @@ def _sentence(name: str | None, seconds: float, error: BaseException | None) -> 
 
 
 def _log(level: int, name: str | None, seconds: float, error: BaseException | None) -> None:
-    if _logger.isEnabledFor(level):
+    logger = _logger()
+    if logger.isEnabledFor(level):
         fields = {"ferrule_name": name, "seconds": seconds, "failed": error is not None}
-        _logger.log(level, "%s", _sentence(name, seconds, error), extra=fields)
+        logger.log(level, "%s", _sentence(name, seconds, error), extra=fields)
 
 
 def _echo(name: str | None, seconds: float, error: BaseException | None) -> None:
@@ -460,18 +469,36 @@ class Timer(_core.Timer):
 
     __slots__ = ()
 
-    def __new__(  # noqa: D102 - the class says it
-        cls,
-        name: str | None = None,
-        *,
-        monitor: PerformanceMonitor | None = None,
-        log: int | str | None = None,
-        echo: bool = False,
-        sink: Sink | None = None,
-        slower_than: float | timedelta = 0.0,
-    ) -> Self:
-        timing = _Timing(name, monitor, log, echo, sink, slower_than)
-        return super().__new__(cls, timing.stopwatch(name))
+    if TYPE_CHECKING:
+        # The native constructor, for those who read the sources.
+        def __new__(  # noqa: D102
+            cls,
+            name: str | None = None,
+            *,
+            monitor: PerformanceMonitor | None = None,
+            log: int | str | None = None,
+            echo: bool = False,
+            sink: Sink | None = None,
+            slower_than: float | timedelta = 0.0,
+        ) -> Self: ...
+
+
+def stopwatch_for(  # noqa: PLR0917 - called by the native constructor alone
+    name: str | None,
+    monitor: PerformanceMonitor | None,
+    log: int | str | None,
+    echo: bool,  # noqa: FBT001
+    sink: Sink | None,
+    slower_than: float | timedelta,
+) -> _core.Stopwatch:
+    """Return the stopwatch of a new `Timer`, its arguments checked.
+
+    A monitor keeps the one of a name that nobody wants to hear of, and later timers find it natively.
+    """
+    timing = _Timing(name, monitor, log, echo, sink, slower_than)
+    if name is None or timing.listener is not None:
+        return timing.stopwatch(name)
+    return (default_monitor if monitor is None else monitor).plain_stopwatch(name)
 
 
 class PerformanceMonitor:
@@ -520,8 +547,21 @@ class PerformanceMonitor:
             self._overflowed = True
             fields = {"ferrule_name": name, "max_names": self._max_names}
             message = "more than max_names=%d names: %r and all other new ones are recorded under %r"
-            _logger.warning(message, self._max_names, name, recorded, extra=fields)
+            _logger().warning(message, self._max_names, name, recorded, extra=fields)
         return recorded, recorder
+
+    def plain_stopwatch(self, name: str, /) -> _core.Stopwatch:
+        """Return the stopwatch that records under a name and tells nobody; for those who build on monitors.
+
+        Args:
+            name: The name.
+        """
+        stopwatch = self._recorders.stopwatch(name)
+        if stopwatch is None:
+            recorded, recorder = self.recorder(name)
+            stopwatch = _core.Stopwatch(recorded, recorder)
+            self._recorders.keep_stopwatch(name, stopwatch)
+        return stopwatch
 
     @overload
     def timed(self, name: C, /) -> C: ...  # type: ignore[overload-overlap]

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::iterator::PySendResult;
 use pyo3::types::{PyIterator, PyTuple};
+use pyo3::{IntoPyObjectExt, intern};
 
 use super::histogram::Durations;
 use crate::callable::{Call, Failure, Native, Outcome, Wrapper, calling_frame};
@@ -132,6 +133,8 @@ impl Recorder {
 struct Entry {
     module: Option<String>,
     recorder: Py<Recorder>,
+    /// The stopwatch that only records: blocks are timed by the million, and share it.
+    stopwatch: Option<Py<Stopwatch>>,
 }
 
 #[derive(Default)]
@@ -141,9 +144,21 @@ struct Names {
 }
 
 impl Names {
-    fn insert(&mut self, name: String, module: Option<String>, recorder: &Py<Recorder>, py: Python<'_>) {
-        self.order.push(name.clone());
-        self.entries.insert(name, Entry { module, recorder: recorder.clone_ref(py) });
+    /// The entry for a name, and the name that it goes by; or the name that a new entry is to have.
+    fn find(&self, name: &str, module: Option<&str>, max_names: usize) -> Result<(String, &Entry), String> {
+        let full = module.map(|module| format!("{module}.{name}"));
+        let mut chosen = name;
+        while let Some(entry) = self.entries.get(chosen) {
+            let same = module.is_none() || entry.module.is_none() || entry.module.as_deref() == module;
+            match &full {
+                Some(full) if !same && chosen != full => chosen = full,
+                _ => return Ok((chosen.to_owned(), entry)),
+            }
+        }
+        if self.entries.len() < max_names {
+            return Err(chosen.to_owned());
+        }
+        self.entries.get(OTHER).map(|entry| (OTHER.to_owned(), entry)).ok_or_else(|| OTHER.to_owned())
     }
 }
 
@@ -174,33 +189,46 @@ impl Recorders {
     /// The recorder for `name`, made when it is first asked for, with the name that it goes by: that of a function is led
     /// by its module where a function of another module has taken it already.
     #[pyo3(signature = (name, module=None, /))]
-    fn get(&self, py: Python<'_>, name: String, module: Option<String>) -> PyResult<(String, Py<Recorder>)> {
-        // Made beforehand, because making an object may start a garbage collection.
-        let spare = Py::new(py, Recorder::default())?;
-        let full = module.as_ref().map(|module| format!("{module}.{name}"));
+    fn get(&self, py: Python<'_>, name: &str, module: Option<&str>) -> PyResult<(String, Py<Recorder>)> {
+        let known = |names: &mut Names| {
+            let (name, entry) = names.find(name, module, self.max_names).ok()?;
+            Some((name, entry.recorder.clone_ref(py)))
+        };
+        if let Some(found) = self.names.with(py, |names, _| known(names)) {
+            return Ok(found);
+        }
+        // Made while the cell is closed, because making an object may start a garbage collection.
+        let recorder = Py::new(py, Recorder::default())?;
         Ok(self.names.with(py, |names, dead| {
-            let mut candidates = std::iter::once(name).chain(full);
-            let mut chosen = candidates.next().unwrap_or_default();
-            while let Some(entry) = names.entries.get(&chosen) {
-                let shared = module.is_none() || entry.module.is_none() || entry.module == module;
-                match candidates.next() {
-                    Some(next) if !shared => chosen = next,
-                    _ => {
-                        dead.push(spare.into_any());
-                        return (chosen, entry.recorder.clone_ref(py));
-                    }
-                }
+            // Another thread may have been quicker.
+            if let Some(found) = known(names) {
+                dead.push(recorder.into_any());
+                return found;
             }
-            if names.entries.len() >= self.max_names {
-                OTHER.clone_into(&mut chosen);
-                if let Some(entry) = names.entries.get(OTHER) {
-                    dead.push(spare.into_any());
-                    return (chosen, entry.recorder.clone_ref(py));
-                }
-            }
-            names.insert(chosen.clone(), module.filter(|_| chosen != OTHER), &spare, py);
-            (chosen, spare)
+            let chosen = names.find(name, module, self.max_names).err().unwrap_or_default();
+            let module = module.filter(|_| chosen != OTHER).map(ToOwned::to_owned);
+            names.order.push(chosen.clone());
+            names.entries.insert(chosen.clone(), Entry { module, recorder: recorder.clone_ref(py), stopwatch: None });
+            (chosen, recorder)
         }))
+    }
+
+    /// The stopwatch that records under `name` and tells nobody; `None` while the name has none.
+    #[pyo3(signature = (name, /))]
+    fn stopwatch(&self, py: Python<'_>, name: &str) -> Option<Py<Stopwatch>> {
+        self.names.with(py, |names, _| Some(names.entries.get(name)?.stopwatch.as_ref()?.clone_ref(py)))
+    }
+
+    /// Keeps the stopwatch that records under `name` and tells nobody.
+    #[pyo3(signature = (name, stopwatch, /))]
+    fn keep_stopwatch(&self, py: Python<'_>, name: &str, stopwatch: Py<Stopwatch>) {
+        self.names.with(py, |names, dead| {
+            let before = match names.entries.get_mut(name) {
+                Some(entry) => entry.stopwatch.replace(stopwatch),
+                None => Some(stopwatch),
+            };
+            dead.extend(before.map(Py::into_any));
+        });
     }
 
     /// All names with their recorders, in the order in which they were first asked for.
@@ -212,7 +240,12 @@ impl Recorders {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.names.traverse(|names| names.entries.values().try_for_each(|entry| visit.call(&entry.recorder)))
+        self.names.traverse(|names| {
+            names.entries.values().try_for_each(|entry| {
+                visit.call(&entry.recorder)?;
+                visit.call(&entry.stopwatch)
+            })
+        })
     }
 }
 
@@ -585,9 +618,50 @@ impl Timer {
 #[pymethods]
 impl Timer {
     #[new]
-    #[pyo3(signature = (stopwatch, /))]
-    fn new(stopwatch: Py<Stopwatch>) -> Self {
-        Self { stopwatch, runs: Guarded::default() }
+    #[pyo3(
+        signature = (name=None, *, monitor=None, log=None, echo=None, sink=None, slower_than=None),
+        text_signature = "(name=None, *, monitor=None, log=None, echo=False, sink=None, slower_than=0.0)"
+    )]
+    fn new(
+        py: Python<'_>,
+        name: Option<&Bound<'_, PyAny>>,
+        monitor: Option<&Bound<'_, PyAny>>,
+        log: Option<&Bound<'_, PyAny>>,
+        echo: Option<&Bound<'_, PyAny>>,
+        sink: Option<&Bound<'_, PyAny>>,
+        slower_than: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        static ROOM: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+        static STOPWATCH: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let room = ROOM.get_or_try_init(py, || Ok::<_, PyErr>(py.import("ferrule.timing")?.unbind()))?.bind(py);
+        if let Some(name) = name
+            && log.is_none()
+            && echo.is_none()
+            && sink.is_none()
+            && slower_than.is_none()
+        {
+            // The usual case, which people put into loops: everything is known but the time.
+            let monitor = match monitor {
+                Some(monitor) => monitor.clone(),
+                None => room.getattr(intern!(py, "default_monitor"))?,
+            };
+            if let Ok(recorders) = monitor.getattr(intern!(py, "_recorders"))
+                && let Ok(recorders) = recorders.cast::<Recorders>()
+                && let Ok(name) = name.extract::<&str>()
+                && let Some(stopwatch) = recorders.get().stopwatch(py, name)
+            {
+                return Ok(Self { stopwatch, runs: Guarded::default() });
+            }
+        }
+        let stopwatch = STOPWATCH.import(py, "ferrule.timing", "stopwatch_for")?.call1((
+            name,
+            monitor,
+            log,
+            echo.map_or_else(|| false.into_bound_py_any(py), |echo| Ok(echo.clone()))?,
+            sink,
+            slower_than.map_or_else(|| 0.0.into_bound_py_any(py), |slow| Ok(slow.clone()))?,
+        ))?;
+        Ok(Self { stopwatch: stopwatch.cast_into::<Stopwatch>()?.unbind(), runs: Guarded::default() })
     }
 
     fn __enter__<'py>(this: &Bound<'py, Self>) -> Bound<'py, Self> {
