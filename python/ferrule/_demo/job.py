@@ -1,0 +1,108 @@
+"""The job with ferrule: what `plain` has to write before its job begins is imported here, the rest reads alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ferrule import PerformanceMonitor, Timer, count_calls, timed
+from ferrule._demo import examining, sources, storing
+from ferrule._demo.measuring import Measured
+from ferrule._demo.sources import Problem, UnreadableError, printable
+
+if TYPE_CHECKING:
+    import ast
+    import sqlite3
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NAME = "ferrule"
+
+monitor = PerformanceMonitor()
+"""A monitor of its own, so that the report shows this job and nothing else."""
+
+
+@timed(name="find", monitor=monitor)
+def find(path: Path) -> sources.Found:
+    """Find the files."""
+    return sources.python_files(path)
+
+
+@timed(name="lines", monitor=monitor)
+def lines(path: Path) -> Iterator[str]:
+    """Stream the lines of one file."""
+    with sources.opened(path) as file:
+        for line in file:  # noqa: UP028 - the same loop as in `plain`
+            yield line
+
+
+@timed(name="read", monitor=monitor)
+def read(path: Path) -> examining.Source:
+    """Read one file, and look over its lines."""
+    return examining.look_over(lines(path))
+
+
+@timed(name="parse", monitor=monitor)
+def parse(source: examining.Source) -> ast.Module:
+    """Parse one file."""
+    return sources.tree_of(source.text)
+
+
+@timed(name="function", monitor=monitor)
+def function(node: examining.AnyFunction, name: str) -> examining.Function:
+    """Examine one function."""
+    return examining.function_of(node, name)
+
+
+@count_calls
+def called(call: ast.Call) -> str | None:
+    """Look at one call."""
+    return examining.called_name(call)
+
+
+@timed(name="examine", monitor=monitor)
+def examine(source: examining.Source, tree: ast.Module) -> examining.Facts:
+    """Examine one file."""
+    return examining.examine(source, tree, function=function, called=called)
+
+
+@timed(name="store", monitor=monitor)
+def store(database: sqlite3.Connection, path: str, facts: examining.Facts) -> None:
+    """Store what was found in one file."""
+    storing.store_facts(database, path, facts)
+
+
+@timed(name="report", monitor=monitor)
+def report(database: sqlite3.Connection) -> storing.Summary:
+    """Ask the database what was found."""
+    return storing.summary(database)
+
+
+def work(files: list[Path], root: Path, database: sqlite3.Connection) -> None:
+    """Read, parse, examine and store some files."""
+    for path in files:
+        name = sources.name_in(root, path)
+        try:
+            source = read(path)
+            facts = examine(source, parse(source))
+        except UnreadableError as error:
+            storing.store_problem(database, Problem(name, printable(str(error))))
+        else:
+            store(database, name, facts)
+    with Timer("commit", monitor=monitor):
+        database.commit()
+
+
+def measured() -> dict[str, Measured]:
+    """Say what was measured, by name."""
+    return {name: Measured(stats.count, stats.total, stats.mean, stats.max) for name, stats in monitor.stats().items()}
+
+
+def calls_counted() -> int:
+    """Say how many calls were looked at."""
+    return called.call_count
+
+
+def forget() -> None:
+    """Start the measurements over."""
+    monitor.reset()
+    called.call_reset()

@@ -1,0 +1,235 @@
+"""Where the job keeps what it finds: the tables, the questions the report asks, the comparison of two databases."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from ferrule._demo.examining import BARE_EXCEPT, MUTABLE_DEFAULT
+from ferrule._demo.sources import Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ferrule._demo.examining import Facts
+
+APPLICATION_ID = 0x66657272  # "ferr": how a database of the demo is told from anybody else's
+
+SCHEMA = f"""
+PRAGMA application_id = {APPLICATION_ID};
+
+-- One row for each file that was read and parsed. `package` is the topmost folder, empty for a file beside them.
+CREATE TABLE files (
+    id        INTEGER PRIMARY KEY,
+    path      TEXT    NOT NULL,
+    package   TEXT    NOT NULL,
+    lines     INTEGER NOT NULL,
+    blank     INTEGER NOT NULL,
+    classes   INTEGER NOT NULL
+);
+
+-- One row for each function and method. `depth` is how many blocks are inside each other at its deepest point.
+CREATE TABLE functions (
+    file       INTEGER NOT NULL REFERENCES files,
+    line       INTEGER NOT NULL,
+    name       TEXT    NOT NULL,
+    lines      INTEGER NOT NULL,
+    depth      INTEGER NOT NULL,
+    coroutine  INTEGER NOT NULL,
+    public     INTEGER NOT NULL,
+    documented INTEGER NOT NULL
+);
+
+-- '{BARE_EXCEPT}', '{MUTABLE_DEFAULT}', or the mark of a comment: 'TODO', 'FIXME', 'XXX'.
+CREATE TABLE findings (
+    file INTEGER NOT NULL REFERENCES files,
+    line INTEGER NOT NULL,
+    kind TEXT    NOT NULL,
+    text TEXT    NOT NULL
+);
+
+-- How often a file calls a name; a method's name has a dot before it.
+CREATE TABLE names (
+    file  INTEGER NOT NULL REFERENCES files,
+    name  TEXT    NOT NULL,
+    calls INTEGER NOT NULL
+);
+
+-- What could not be listed, read or parsed, and why.
+CREATE TABLE problems (
+    path   TEXT NOT NULL,
+    reason TEXT NOT NULL
+);
+"""
+
+ROWS = {
+    "files": "SELECT path, package, lines, blank, classes FROM files",
+    "functions": "SELECT path, line, name, functions.lines, depth, coroutine, public, documented"
+    " FROM functions JOIN files ON files.id = file",
+    "findings": "SELECT path, line, kind, text FROM findings JOIN files ON files.id = file",
+    "names": "SELECT path, name, calls FROM names JOIN files ON files.id = file",
+    "problems": "SELECT path, reason FROM problems",
+}
+"""What is compared of each table. A row is known by its file's path: the file's number depends on what came before."""
+
+
+class Place(NamedTuple):
+    """A place in the sources, with a figure to rank it by or words to quote."""
+
+    path: str
+    line: int
+    name: str
+    figure: int = 0
+
+
+class Package(NamedTuple):
+    """The public functions of one package, and how many of them have no docstring."""
+
+    name: str
+    functions: int
+    undocumented: int
+
+
+class Called(NamedTuple):
+    """A name that is called, how often, and in how many files."""
+
+    name: str
+    calls: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the database says, for people and for JSON."""
+
+    files: int
+    lines: int
+    blank: int
+    functions: int
+    coroutines: int
+    classes: int
+    calls: int
+    longest: list[Place]
+    deepest: list[Place]
+    packages: list[Package]
+    kinds: dict[str, int]
+    examples: dict[str, list[Place]]
+    called: list[Called]
+    problems: list[Problem]
+
+
+def create(path: Path) -> sqlite3.Connection:
+    """Create a database with the job's tables.
+
+    Args:
+        path: A file that does not exist yet.
+    """
+    database = sqlite3.connect(path)
+    # Both jobs pay for the same safety: a database that a crash loses costs nothing but another run.
+    database.execute("PRAGMA synchronous = OFF")
+    database.executescript(SCHEMA)
+    return database
+
+
+def store_facts(database: sqlite3.Connection, path: str, facts: Facts) -> None:
+    """Write what was found in one file.
+
+    Args:
+        database: One that `create` made. The caller commits.
+        path: The file's name in the tree.
+        facts: What `examine` returned.
+    """
+    package, slash, _ = path.partition("/")
+    file = database.execute(
+        "INSERT INTO files (path, package, lines, blank, classes) VALUES (?, ?, ?, ?, ?)",
+        (path, package if slash else "", facts.lines, facts.blank, facts.classes),
+    ).lastrowid
+    database.executemany(
+        "INSERT INTO functions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(file, *function) for function in facts.functions]
+    )
+    database.executemany("INSERT INTO findings VALUES (?, ?, ?, ?)", [(file, *finding) for finding in facts.findings])
+    database.executemany("INSERT INTO names VALUES (?, ?, ?)", [(file, *pair) for pair in facts.called.items()])
+
+
+def store_problem(database: sqlite3.Connection, problem: Problem) -> None:
+    """Write down a file or folder that could not be used. The caller commits."""
+    database.execute("INSERT INTO problems VALUES (?, ?)", problem)
+
+
+def summary(database: sqlite3.Connection, *, top: int = 5) -> Summary:
+    """Ask the database for everything that the report tells.
+
+    Args:
+        database: One that holds a finished job.
+        top: How many rows the lists of the longest, the deepest and so on have at most.
+    """
+    ask = database.execute
+    files, lines, blank, classes = ask(
+        "SELECT count(*), total(lines), total(blank), total(classes) FROM files"
+    ).fetchone()
+    functions, coroutines = ask("SELECT count(*), total(coroutine) FROM functions").fetchone()
+    (calls,) = ask("SELECT total(calls) FROM names").fetchone()
+    ranked = (
+        "SELECT path, line, name, functions.{0} FROM functions JOIN files ON files.id = file"
+        " WHERE functions.{0} > 0 ORDER BY functions.{0} DESC, path, line, name LIMIT ?"
+    )
+    packages = ask(
+        "SELECT package, count(*), total(NOT documented) FROM functions JOIN files ON files.id = file WHERE public"
+        " GROUP BY package ORDER BY total(NOT documented) DESC, package LIMIT ?",
+        (top,),
+    )
+    kinds = dict(ask("SELECT kind, count(*) FROM findings GROUP BY kind ORDER BY count(*) DESC, kind").fetchall())
+    quoted = (
+        "SELECT path, line, text FROM findings JOIN files ON files.id = file WHERE kind = ? ORDER BY path, line, text"
+    )
+    called = ask(
+        "SELECT name, sum(calls), count(*) FROM names GROUP BY name ORDER BY sum(calls) DESC, name LIMIT ?", (2 * top,)
+    )
+    problems = ask("SELECT path, reason FROM problems ORDER BY path, reason")
+    return Summary(
+        files=files,
+        lines=int(lines),
+        blank=int(blank),
+        functions=functions,
+        coroutines=int(coroutines),
+        classes=int(classes),
+        calls=int(calls),
+        longest=[Place(*row) for row in ask(ranked.format("lines"), (top,))],
+        deepest=[Place(*row) for row in ask(ranked.format("depth"), (top,))],
+        packages=[Package(name, count, int(undocumented)) for name, count, undocumented in packages],
+        kinds=kinds,
+        examples={kind: spread([Place(*row) for row in ask(quoted, (kind,))], top) for kind in kinds},
+        called=[Called(*row) for row in called],
+        problems=[Problem(*row) for row in problems],
+    )
+
+
+def spread(places: list[Place], count: int) -> list[Place]:
+    """Return at most `count` of the places, evenly spread, so that examples don't all come from one file."""
+    if len(places) <= count:
+        return places
+    return [places[index * len(places) // count] for index in range(count)]
+
+
+def compare(left: sqlite3.Connection, right: sqlite3.Connection, *, names: tuple[str, str]) -> tuple[int, list[str]]:
+    """Compare two databases of the job row by row.
+
+    Args:
+        left: One database.
+        right: The other.
+        names: What to call them.
+
+    Returns:
+        How many rows were compared, and a line for each row that only one of them has.
+    """
+    compared = 0
+    differences: list[str] = []
+    rows: tuple[Counter[tuple[str | int, ...]], Counter[tuple[str | int, ...]]]
+    for table, query in ROWS.items():
+        rows = Counter(left.execute(query)), Counter(right.execute(query))
+        compared += max(row.total() for row in rows)
+        for name, only in zip(names, (rows[0] - rows[1], rows[1] - rows[0]), strict=True):
+            differences.extend(f"{table}: only {name} has {row!r}" for row in sorted(only.elements()))
+    return compared, differences
