@@ -11,7 +11,7 @@
 use std::any::Any;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::{mem, ptr};
+use std::ptr;
 
 use pyo3::exceptions::PyBaseException;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -45,20 +45,13 @@ mod unwinding {
     }
 }
 
+/// A call with a tuple and a dictionary.
+type Ternary =
+    unsafe extern "C-unwind" fn(*mut ffi::PyObject, *mut ffi::PyObject, *mut ffi::PyObject) -> *mut ffi::PyObject;
+
 unsafe extern "C" {
     // Public C API since 3.0; not in pyo3-ffi.
     fn PyMethod_New(function: *mut ffi::PyObject, object: *mut ffi::PyObject) -> *mut ffi::PyObject;
-}
-
-/// Stops a forced unwind where it would enter Rust frames: the thread sleeps for ever, as Python 3.14 has it everywhere.
-struct Hang;
-
-impl Drop for Hang {
-    fn drop(&mut self) {
-        loop {
-            std::thread::park();
-        }
-    }
 }
 
 /// The address that the interpreter jumps to when an instance is called.
@@ -130,10 +123,11 @@ impl<'py> Call<'_, 'py> {
     /// Calls `function` with the very same arguments.
     pub fn forward(self, function: &Bound<'py, PyAny>) -> Result<Bound<'py, PyAny>, Raised<'py>> {
         guarding::assert_nothing_is_open("a call into Python");
-        let hang = Hang;
-        // SAFETY: `args`, `nargsf` and `kwnames` are what the interpreter passed in for a call that is still running.
-        let result = unsafe { unwinding::PyObject_Vectorcall(function.as_ptr(), self.args, self.nargsf, self.kwnames) };
-        mem::forget(hang);
+        let vectorcall: guarding::Function = unwinding::PyObject_Vectorcall;
+        let result = guarding::hanging(vectorcall, |vectorcall| {
+            // SAFETY: `args`, `nargsf` and `kwnames` are what the interpreter passed in for a call that is still running.
+            unsafe { vectorcall(function.as_ptr(), self.args, self.nargsf, self.kwnames) }
+        });
         if result.is_null() {
             return Err(Raised(PhantomData));
         }
@@ -220,12 +214,12 @@ impl Wrapper {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         // `wrapper.__call__(...)` comes here; `wrapper(...)` goes straight to the slot. The behaviour is written once.
-        let hang = Hang;
-        // SAFETY: all three pointers are alive, and the class supports vectorcall from `publish_all` on.
-        let result = unsafe {
-            unwinding::PyVectorcall_Call(this.as_ptr(), args.as_ptr(), kwargs.map_or(ptr::null_mut(), Bound::as_ptr))
-        };
-        mem::forget(hang);
+        let call: Ternary = unwinding::PyVectorcall_Call;
+        let kwargs = kwargs.map_or(ptr::null_mut(), Bound::as_ptr);
+        let result = guarding::hanging(call, |call| {
+            // SAFETY: all three pointers are alive, and the class supports vectorcall from `publish_all` on.
+            unsafe { call(this.as_ptr(), args.as_ptr(), kwargs) }
+        });
         // SAFETY: a new reference, or null with an exception set.
         unsafe { Bound::from_owned_ptr_or_err(this.py(), result) }
     }
@@ -261,6 +255,33 @@ impl Wrapper {
     }
 }
 
+/// A function as a shell round it, written in Python, has it: what is called is the shell, and what the shell lacks comes
+/// from the function. A Python function by itself could only copy what the function's `__dict__` holds.
+#[pyclass(extends = Wrapper, frozen, immutable_type, module = "ferrule._core")]
+pub struct Shell {
+    shell: Py<PyAny>,
+}
+
+#[pymethods]
+impl Shell {
+    #[new]
+    #[pyo3(signature = (function, shell, /))]
+    fn new<'py>(function: &Bound<'py, PyAny>, shell: Py<PyAny>) -> PyResult<Bound<'py, Self>> {
+        Wrapper::wrap(function, Self { shell })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.shell)
+    }
+}
+
+impl Native for Shell {
+    #[inline]
+    fn call<'py>(this: &Bound<'py, Self>, call: Call<'_, 'py>) -> Outcome<'py> {
+        Ok(call.forward(this.get().shell.bind(this.py()))?)
+    }
+}
+
 /// Gives the wrapper the function's name, doc, module, annotations and attributes, as `functools.wraps` does.
 fn dress(wrapper: &Bound<'_, PyAny>, function: &Bound<'_, PyAny>) -> PyResult<()> {
     static UPDATE_WRAPPER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -286,6 +307,7 @@ pub fn publish_all(py: Python<'_>) -> PyResult<()> {
     // The distance is measured on an instance, so no layout of PyO3's is assumed. Subclasses start with their base.
     let offset = ptr::from_ref(&sample.get().slot).addr() - sample.as_ptr().addr();
     publish::<Wrapper>(py, offset);
+    publish::<Shell>(py, offset);
     publish::<crate::probing::Passthrough>(py, offset);
     publish::<crate::probing::Panicking>(py, offset);
     publish::<crate::timing::binding::TimedFunction>(py, offset);

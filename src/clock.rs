@@ -87,8 +87,9 @@ pub mod binding {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
+    use pyo3::exceptions::{PyOverflowError, PyTypeError};
     use pyo3::prelude::*;
-    use pyo3::types::{PyBool, PyDelta};
+    use pyo3::types::{PyBool, PyDelta, PyFloat, PyInt};
 
     use super::{SECOND, advance_manual, coarse, precise, start_manual, stop_manual};
     use crate::errors::Error;
@@ -140,16 +141,29 @@ pub mod binding {
     pub fn nanoseconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
         const EXPECTED: &str = "seconds (int or float) or a timedelta";
         const POSITIVE: &str = "a number of seconds that is not negative";
-        if value.is_instance_of::<PyDelta>() {
+        let py = value.py();
+        if value.is_instance_of::<PyBool>() {
+            return Err(Error::wrong_type(name, EXPECTED, value).into());
+        }
+        // Numbers first: to ask for a timedelta is to import `datetime`, and a thread that is about to wait should not be
+        // in the middle of an import when the interpreter goes.
+        let is_number = value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>();
+        if !is_number && value.is_instance_of::<PyDelta>() {
             let duration = value
                 .extract::<Duration>()
                 .map_err(|_| Error::wrong_value(name, "a timedelta that is not negative", value))?;
             return Ok(u64::try_from(duration.as_nanos()).ok());
         }
-        if value.is_instance_of::<PyBool>() {
-            return Err(Error::wrong_type(name, EXPECTED, value).into());
-        }
-        let seconds: f64 = value.extract().map_err(|_| Error::wrong_type(name, EXPECTED, value))?;
+        let seconds: f64 = match value.extract() {
+            Ok(seconds) => seconds,
+            Err(error) if error.is_instance_of::<PyTypeError>(py) => {
+                return Err(Error::wrong_type(name, EXPECTED, value).into());
+            }
+            // An integer beyond the floats: a very long time, in whichever direction.
+            Err(error) if error.is_instance_of::<PyOverflowError>(py) && value.lt(0)? => f64::NEG_INFINITY,
+            Err(error) if error.is_instance_of::<PyOverflowError>(py) => f64::INFINITY,
+            Err(error) => return Err(error),
+        };
         if seconds.is_nan() || seconds < 0.0 {
             return Err(Error::wrong_value(name, POSITIVE, value).into());
         }

@@ -7,15 +7,22 @@
 //!
 //! The rule for users: decide inside [`Guarded::with`], act after it. A reference that goes away is pushed to the list
 //! of the dead and released when the cell is closed, because releasing may run anybody's `__del__`.
-#![cfg_attr(
-    not(Py_GIL_DISABLED),
-    expect(unsafe_code, reason = "with the interpreter lock, the token stands in for a mutex")
+//!
+//! The ways out into Python that have to hold even at the interpreter's end are here, too: [`call_method`], [`release`],
+//! [`with_nothing_raised`], and the question whether the interpreter is going.
+#![expect(
+    unsafe_code,
+    reason = "the interpreter lock's token stands in for a mutex; calls that end with the interpreter"
 )]
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::{mem, ptr};
 
+use pyo3::ffi;
 use pyo3::gc::PyTraverseError;
 use pyo3::prelude::*;
+use pyo3::types::iterator::PySendResult;
+use pyo3::types::{PyIterator, PyString};
 
 /// References that are released after the cell has been closed.
 pub type Dead = Vec<Py<PyAny>>;
@@ -73,9 +80,7 @@ impl<T> Guarded<T> {
             self.cell.open(py, |state| body(state, &mut dead))
         };
         if !dead.is_empty() {
-            assert_nothing_is_open("releasing a reference");
-            // PyO3 releases at once only where it counts the thread as attached.
-            Python::attach(|_| drop(dead));
+            release(py, dead);
         }
         result
     }
@@ -140,22 +145,50 @@ mod cell {
 
 #[cfg(Py_GIL_DISABLED)]
 mod cell {
-    use std::sync::{Mutex, PoisonError};
+    use std::ptr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use pyo3::gc::PyTraverseError;
     use pyo3::prelude::*;
 
     #[derive(Default)]
-    pub(super) struct Cell<T>(Mutex<T>);
+    pub(super) struct Cell<T> {
+        value: Mutex<T>,
+        // The thread that has the cell open: to wait for oneself would be to wait for ever.
+        owner: AtomicUsize,
+    }
+
+    /// A number that no other running thread has.
+    fn this_thread() -> usize {
+        thread_local!(static HERE: u8 = const { 0 });
+        HERE.with(|here| ptr::from_ref(here).addr())
+    }
 
     impl<T> Cell<T> {
         pub(super) const fn new(value: T) -> Self {
-            Self(Mutex::new(value))
+            Self { value: Mutex::new(value), owner: AtomicUsize::new(0) }
+        }
+
+        fn lock(&self) -> MutexGuard<'_, T> {
+            // Poisoned means that a body panicked: the state is as it left it, which its author answers for.
+            self.value.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
         pub(super) fn open<R>(&self, _py: Python<'_>, body: impl FnOnce(&mut T) -> R) -> R {
-            // Poisoned means that a body panicked: the state is as it left it, which its author answers for.
-            body(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+            struct Close<'a>(&'a AtomicUsize);
+            impl Drop for Close<'_> {
+                fn drop(&mut self) {
+                    self.0.store(0, Ordering::Relaxed);
+                }
+            }
+            let me = this_thread();
+            assert!(self.owner.load(Ordering::Relaxed) != me, "a guarded cell was opened while it was open");
+            let mut value = self.lock();
+            self.owner.store(me, Ordering::Relaxed);
+            // Dropped before the lock is.
+            let _close = Close(&self.owner);
+            body(&mut value)
         }
 
         pub(super) fn traverse(
@@ -163,7 +196,7 @@ mod cell {
             body: impl FnOnce(&T) -> Result<(), PyTraverseError>,
         ) -> Result<(), PyTraverseError> {
             // The world is stopped, and attached threads are stopped outside of cells: this never waits.
-            body(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+            body(&self.lock())
         }
     }
 }
@@ -193,4 +226,175 @@ impl Tally {
     pub fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
+}
+
+/// Calls of which some never return: up to Python 3.13 the interpreter ends a daemon thread by `pthread_exit` when that
+/// thread asks for the interpreter lock after the interpreter has gone, in the middle of Python code that we have called.
+/// `PyO3` declares these functions as unable to unwind, and the process would be aborted.
+mod unwinding {
+    use pyo3::ffi::PyObject;
+
+    unsafe extern "C-unwind" {
+        pub(super) fn PyObject_VectorcallMethod(
+            name: *mut PyObject,
+            args: *const *mut PyObject,
+            nargsf: usize,
+            kwnames: *mut PyObject,
+        ) -> *mut PyObject;
+        pub(super) fn PyIter_Send(
+            iterator: *mut PyObject,
+            value: *mut PyObject,
+            result: *mut *mut PyObject,
+        ) -> pyo3::ffi::PySendResult;
+        pub(super) fn Py_DecRef(object: *mut PyObject);
+    }
+}
+
+/// Stops a forced unwind where it would enter Rust frames: the thread sleeps until the process has gone.
+struct Hang;
+
+/// Makes a call of which the thread may never come back.
+///
+/// The function is called through a pointer that the optimiser can't see through. `PyO3` has declared the same symbols as
+/// unable to unwind, and with link-time optimisation its word would be taken for ours.
+#[inline]
+pub(crate) fn hanging<F, R>(function: F, call: impl FnOnce(F) -> R) -> R {
+    let hang = Hang;
+    let result = call(std::hint::black_box(function));
+    mem::forget(hang);
+    result
+}
+
+impl Drop for Hang {
+    fn drop(&mut self) {
+        sleep_for_ever();
+    }
+}
+
+/// What is left to do for a thread that the interpreter has gone without.
+pub(crate) fn sleep_for_ever() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// A vectorcall of something by an object, with arguments and names.
+pub(crate) type Function = unsafe extern "C-unwind" fn(
+    *mut ffi::PyObject,
+    *const *mut ffi::PyObject,
+    usize,
+    *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
+
+/// Calls `object.name(*args)`, in a daemon thread even while the interpreter goes. At most four arguments.
+pub fn call_method<'py>(
+    object: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+    args: &[&Bound<'py, PyAny>],
+) -> PyResult<Bound<'py, PyAny>> {
+    assert_nothing_is_open("a call into Python");
+    let mut pointers = [object.as_ptr(); 5];
+    for (pointer, argument) in pointers[1..=args.len()].iter_mut().zip(args) {
+        *pointer = argument.as_ptr();
+    }
+    let function: Function = unwinding::PyObject_VectorcallMethod;
+    let result = hanging(function, |function| {
+        // SAFETY: the object, the name and the arguments are alive, and there are as many pointers as the count says.
+        unsafe { function(name.as_ptr(), pointers.as_ptr(), args.len() + 1, ptr::null_mut()) }
+    });
+    // SAFETY: a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(object.py(), result) }
+}
+
+/// Sends a value into a generator, in a daemon thread even while the interpreter goes.
+pub fn send<'py>(generator: &Bound<'py, PyIterator>, value: &Bound<'py, PyAny>) -> PyResult<PySendResult<'py>> {
+    type Send = unsafe extern "C-unwind" fn(
+        *mut ffi::PyObject,
+        *mut ffi::PyObject,
+        *mut *mut ffi::PyObject,
+    ) -> ffi::PySendResult;
+    assert_nothing_is_open("a call into Python");
+    let py = generator.py();
+    let function: Send = unwinding::PyIter_Send;
+    let mut result = ptr::null_mut();
+    let status = hanging(function, |function| {
+        // SAFETY: generator and value are alive, and there is a place for the result.
+        unsafe { function(generator.as_ptr(), value.as_ptr(), &raw mut result) }
+    });
+    if status == ffi::PySendResult::PYGEN_ERROR {
+        return Err(PyErr::fetch(py));
+    }
+    // SAFETY: without an error, the result is a new reference.
+    let result = unsafe { Bound::from_owned_ptr(py, result) };
+    Ok(if status == ffi::PySendResult::PYGEN_NEXT { PySendResult::Next(result) } else { PySendResult::Return(result) })
+}
+
+/// Releases references, with all that their `__del__` may do, in a daemon thread even while the interpreter goes.
+pub fn release(_py: Python<'_>, references: impl IntoIterator<Item = Py<PyAny>>) {
+    assert_nothing_is_open("releasing a reference");
+    for reference in references {
+        let release: unsafe extern "C-unwind" fn(*mut ffi::PyObject) = unwinding::Py_DecRef;
+        hanging(release, |release| {
+            // SAFETY: the thread is attached, and `into_ptr` gave up the reference that is released here.
+            unsafe { release(reference.into_ptr()) }
+        });
+    }
+}
+
+/// Runs `body` with the exception that is just passing through this thread put aside. For those who are dropped on its
+/// way and call Python nevertheless.
+pub fn with_nothing_raised<R>(_py: Python<'_>, body: impl FnOnce() -> R) -> R {
+    struct PutBack(Raised);
+    impl Drop for PutBack {
+        fn drop(&mut self) {
+            self.0.put_back();
+        }
+    }
+    let _put_back = PutBack(Raised::put_aside());
+    body()
+}
+
+/// The exception that is set on a thread; not through `PyErr::take`, which resumes a panic when it meets one.
+#[cfg(Py_3_12)]
+struct Raised(*mut ffi::PyObject);
+
+#[cfg(Py_3_12)]
+impl Raised {
+    fn put_aside() -> Self {
+        // SAFETY: the thread is attached; the result is a new reference, or null where nothing is set.
+        Self(unsafe { ffi::PyErr_GetRaisedException() })
+    }
+
+    fn put_back(&self) {
+        // SAFETY: called once, with the reference that was taken.
+        unsafe { ffi::PyErr_SetRaisedException(self.0) }
+    }
+}
+
+#[cfg(not(Py_3_12))]
+struct Raised([*mut ffi::PyObject; 3]);
+
+#[cfg(not(Py_3_12))]
+impl Raised {
+    fn put_aside() -> Self {
+        let mut parts = [ptr::null_mut(); 3];
+        let [class, value, traceback] = &mut parts;
+        // SAFETY: the thread is attached; three places for three new references, or for nulls where nothing is set.
+        unsafe { ffi::PyErr_Fetch(class, value, traceback) };
+        Self(parts)
+    }
+
+    fn put_back(&self) {
+        let [class, value, traceback] = self.0;
+        // SAFETY: called once, with the references that were taken.
+        unsafe { ffi::PyErr_Restore(class, value, traceback) }
+    }
+}
+
+/// Whether the interpreter has begun to end for good: exit handlers have run, and no thread but the one that ends it can
+/// attach any more. May be asked by detached threads.
+#[must_use]
+pub fn interpreter_is_going() -> bool {
+    // SAFETY: may be called at any time, even without an interpreter.
+    unsafe { ffi::Py_IsInitialized() == 0 }
 }

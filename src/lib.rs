@@ -22,13 +22,13 @@ pub mod waiting;
 #[pyo3::pymodule]
 mod _core {
     #[pymodule_export]
-    use crate::callable::Wrapper;
+    use crate::callable::{Shell, Wrapper};
     #[pymodule_export]
     use crate::clock::binding::{ManualClock, coarse_ns, precise_ns, seconds_from};
     #[pymodule_export]
-    use crate::lifecycle::{after_fork_in_child, at_exit, forks};
+    use crate::lifecycle::{after_fork_in_child, forks};
     #[pymodule_export]
-    use crate::probing::{Panicking, Passthrough};
+    use crate::probing::{GuardedValues, Panicking, Passthrough};
     #[pymodule_export]
     use crate::timing::binding::{
         CountedFunction, Ready, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,

@@ -4,27 +4,29 @@
 //! threads (a line of waiters) looks at that number before it uses it. No lock of ours is held across a fork, because
 //! locks over shared state are never held where Python code can run, and a fork is Python code.
 //!
-//! *Exit.* A thread that waits detached must not come back once the interpreter is going. The hook at exit says so, and
-//! lets those who are just coming back arrive first; the others sleep until the process has gone.
+//! *Exit.* A thread that waits detached must not come back once the interpreter is going: it sleeps until the process has
+//! gone. Up to then, exit handlers included, waits end as ever, because a handler may be waiting for just that thread.
+//! The thread that ends the interpreter can wait to the last, in a `__del__` for instance.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
 
+use crate::guarding;
+
 static FORKS: AtomicU64 = AtomicU64::new(0);
-static EXITING: AtomicBool = AtomicBool::new(false);
-static COMING_BACK: AtomicUsize = AtomicUsize::new(0);
+
+/// The identifier of the thread in which signal handlers run; 0 before it was first asked for.
+static MAIN_THREAD: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Whether this is the thread that ends the interpreter: it runs exit handlers and finalizers, which may wait.
-    static ENDS_IT: Cell<bool> = const { Cell::new(false) };
+    /// This thread's identifier; 0 before it was first asked for.
+    static IDENT: Cell<u64> = const { Cell::new(0) };
 }
-
-/// How long the hook at exit lets threads arrive that are just coming back from a wait.
-const ARRIVALS: Duration = Duration::from_secs(1);
 
 /// How many forks lie between this process and the one that loaded ferrule.
 #[must_use]
@@ -34,20 +36,40 @@ pub fn generation() -> u64 {
 
 /// Runs `wait` without the interpreter lock; the thread never returns from it once the interpreter is going.
 pub fn detached<R: Send>(py: Python<'_>, wait: impl FnOnce() -> R + Send) -> R {
-    let result = py.detach(|| {
+    // A thread that is attached while the interpreter goes is the one that ends it.
+    let ends_it = guarding::interpreter_is_going();
+    py.detach(|| {
         let result = wait();
-        // First say that this thread is coming, then look whether it still may: the hook does the reverse.
-        COMING_BACK.fetch_add(1, Ordering::SeqCst);
-        if EXITING.load(Ordering::SeqCst) && !ENDS_IT.get() {
-            COMING_BACK.fetch_sub(1, Ordering::SeqCst);
-            loop {
-                std::thread::park();
-            }
+        if guarding::interpreter_is_going() && !ends_it {
+            // In the moment after this look, the interpreter itself would turn the thread away.
+            guarding::sleep_for_ever();
         }
         result
-    });
-    COMING_BACK.fetch_sub(1, Ordering::SeqCst);
-    result
+    })
+}
+
+/// Whether this is the thread in which signal handlers run. Runs no Python code but the first time: a thread that is about
+/// to wait should not be in the middle of some when the interpreter goes.
+pub fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    let mut main = MAIN_THREAD.load(Ordering::Relaxed);
+    if main == 0 {
+        // Not at import: `threading` is worth a millisecond, and whoever waits has loaded it already.
+        let thread = py.import("threading")?.call_method0("main_thread")?;
+        main = thread.getattr(intern!(py, "ident"))?.extract()?;
+        MAIN_THREAD.store(main, Ordering::Relaxed);
+    }
+    Ok(ident(py)? == main)
+}
+
+fn ident(py: Python<'_>) -> PyResult<u64> {
+    static GET_IDENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let known = IDENT.get();
+    if known != 0 {
+        return Ok(known);
+    }
+    let ident = GET_IDENT.import(py, "_thread", "get_ident")?.call0()?.extract()?;
+    IDENT.set(ident);
+    Ok(ident)
 }
 
 /// The number of forks since ferrule was loaded.
@@ -60,29 +82,17 @@ pub fn forks() -> u64 {
 /// Called by `os.register_at_fork` in a child.
 #[pyfunction]
 #[pyo3(name = "_after_fork_in_child")]
-pub fn after_fork_in_child(py: Python<'_>) {
+pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     FORKS.fetch_add(1, Ordering::SeqCst);
-    COMING_BACK.store(0, Ordering::SeqCst);
-    EXITING.store(false, Ordering::SeqCst);
     crate::clock::binding::forget_alarms(py);
-}
-
-/// Called by `atexit`: by then non-daemon threads have been joined, and daemon threads are about to be left behind.
-#[pyfunction]
-#[pyo3(name = "_at_exit")]
-pub fn at_exit(py: Python<'_>) {
-    ENDS_IT.set(true);
-    EXITING.store(true, Ordering::SeqCst);
-    let start = Instant::now();
-    while COMING_BACK.load(Ordering::SeqCst) != 0 && start.elapsed() < ARRIVALS {
-        py.detach(|| std::thread::sleep(Duration::from_micros(100)));
-    }
+    // Whichever thread forked is the child's main thread.
+    MAIN_THREAD.store(ident(py)?, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Registers the hooks.
 pub fn install(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
-    py.import("atexit")?.call_method1("register", (module.getattr("_at_exit")?,))?;
     let os = py.import("os")?;
     if os.hasattr("register_at_fork")? {
         let hooks = PyDict::new(py);

@@ -21,11 +21,14 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::clock::{self, binding as alarms};
-use crate::guarding::{Guarded, assert_nothing_is_open};
+use crate::guarding::{Guarded, call_method};
 use crate::lifecycle;
 
 /// How long the main thread waits before it looks for signals: Ctrl-C takes at most this and a little more.
 const SIGNAL_SLICE: u64 = 50_000_000;
+
+/// How often a call into an event loop is tried again that a signal handler's exception has cut short.
+const TRIES: usize = 8;
 
 /// How a waiter is woken.
 enum Waker {
@@ -57,6 +60,10 @@ pub struct Ticket<T> {
     state: Guarded<State<T>>,
     // What a parked thread may look at without the interpreter lock.
     settled: AtomicBool,
+    // Whether it stands in a line, which then shows it to the garbage collector. Written under the line's guard.
+    in_line: AtomicBool,
+    // The process that it belongs to, as the number of forks before.
+    generation: u64,
     waker: Waker,
 }
 
@@ -74,7 +81,13 @@ impl<T: Send> Ticket<T> {
     }
 
     fn new(waker: Waker) -> Arc<Self> {
-        Arc::new(Self { state: Guarded::new(State::Waiting), settled: AtomicBool::new(false), waker })
+        Arc::new(Self {
+            state: Guarded::new(State::Waiting),
+            settled: AtomicBool::new(false),
+            in_line: AtomicBool::new(false),
+            generation: lifecycle::generation(),
+            waker,
+        })
     }
 
     /// Whether the wait is over.
@@ -83,18 +96,27 @@ impl<T: Send> Ticket<T> {
         self.settled.load(Ordering::Acquire)
     }
 
+    /// Whether it stands in a line, be it waiting or not.
+    #[must_use]
+    pub fn is_in_line(&self) -> bool {
+        self.in_line.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is this process's. In a forked child, the tickets from before belong to threads and tasks of the parent.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.generation == lifecycle::generation()
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.is_settled() && self.is_ours()
+    }
+
     /// Hands `gift` over and wakes the waiter; gives it back where the waiter has left or can't be woken any more.
     ///
     /// The error is an exception that a signal handler raised in between: the gift's fate is decided nevertheless.
     pub fn give(&self, py: Python<'_>, gift: T) -> (Result<(), T>, PyResult<()>) {
-        let refused = self.state.with(py, |state, _| match state {
-            State::Waiting => {
-                *state = State::Settled(Settled::Given(gift));
-                None
-            }
-            State::Settled(_) => Some(gift),
-        });
-        if let Some(gift) = refused {
+        if let Err(gift) = self.hold(py, gift) {
             return (Err(gift), Ok(()));
         }
         let (woken, interrupted) = self.wake(py);
@@ -102,6 +124,17 @@ impl<T: Send> Ticket<T> {
             return (Err(gift), interrupted);
         }
         (Ok(()), interrupted)
+    }
+
+    /// Keeps `gift` for the waiter without waking it; gives it back where the waiter has left.
+    pub fn hold(&self, py: Python<'_>, gift: T) -> Result<(), T> {
+        self.state.with(py, |state, _| match state {
+            State::Waiting => {
+                *state = State::Settled(Settled::Given(gift));
+                Ok(())
+            }
+            State::Settled(_) => Err(gift),
+        })
     }
 
     /// Tells the waiter that nothing will come any more.
@@ -155,8 +188,8 @@ impl<T: Send> Ticket<T> {
     /// Waits on this thread until the ticket is settled, `deadline` (on the precise clock) has passed, or this process
     /// turns out to be a fork of the one that began to wait. What signal handlers raise comes out.
     pub fn wait(&self, py: Python<'_>, deadline: Option<u64>) -> PyResult<Woken> {
-        let slice = if is_main_thread(py)? { SIGNAL_SLICE } else { u64::MAX };
-        let generation = lifecycle::generation();
+        let hears_signals = lifecycle::is_main_thread(py)?;
+        let slice = if hears_signals { SIGNAL_SLICE } else { u64::MAX };
         let alarm = deadline.map(|_| {
             let waiter = thread::current();
             alarms::set_alarm(py, Box::new(move |_| waiter.unpark()))
@@ -173,10 +206,10 @@ impl<T: Send> Ticket<T> {
                 None => u64::MAX,
             };
             lifecycle::detached(py, || self.park(left.min(slice)));
-            if let Err(error) = py.check_signals() {
+            if hears_signals && let Err(error) = py.check_signals() {
                 break Err(error);
             }
-            if lifecycle::generation() != generation {
+            if !self.is_ours() {
                 break Ok(Woken::Forked);
             }
         };
@@ -197,14 +230,28 @@ impl<T: Send> Ticket<T> {
     }
 }
 
-impl Ticket<Py<PyAny>> {
-    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+impl<T> Ticket<T> {
+    /// Shows the ticket to the garbage collector on behalf of the waiter. While it is in line, the line shows it:
+    /// a collector that is shown one reference twice takes apart what is still in use.
+    pub fn traverse(
+        &self,
+        visit: &PyVisit<'_>,
+        gift: impl FnOnce(&T) -> Result<(), PyTraverseError>,
+    ) -> Result<(), PyTraverseError> {
+        if self.in_line.load(Ordering::Relaxed) { Ok(()) } else { self.show(visit, gift) }
+    }
+
+    fn show(
+        &self,
+        visit: &PyVisit<'_>,
+        gift: impl FnOnce(&T) -> Result<(), PyTraverseError>,
+    ) -> Result<(), PyTraverseError> {
         if let Waker::Task { event_loop, future } = &self.waker {
             visit.call(event_loop)?;
             visit.call(future)?;
         }
         self.state.traverse(|state| match state {
-            State::Settled(Settled::Given(gift)) => visit.call(gift),
+            State::Settled(Settled::Given(given)) => gift(given),
             State::Waiting | State::Settled(_) => Ok(()),
         })
     }
@@ -225,43 +272,50 @@ pub enum Woken {
 fn call_in_loop(
     py: Python<'_>,
     event_loop: &Py<PyAny>,
-    function: &Py<PyAny>,
+    function: &Bound<'_, PyAny>,
     argument: &Bound<'_, PyAny>,
 ) -> (bool, PyResult<()>) {
-    assert_nothing_is_open("a call into an event loop");
-    let schedule = || event_loop.call_method1(py, intern!(py, "call_soon_threadsafe"), (function, argument));
-    // Errors are dropped where PyO3 counts the thread as attached, so that they don't live on.
-    Python::attach(|py| match schedule() {
-        Ok(_) => (true, Ok(())),
-        // The loop is closed.
-        Err(error) if error.is_instance_of::<PyException>(py) => (false, Ok(())),
-        // A signal handler raised inside the call, before or after the loop took it: waking twice does no harm.
-        Err(interrupt) => (schedule().is_ok(), Err(interrupt)),
-    })
+    let event_loop = event_loop.bind(py);
+    let mut outcome = Ok(());
+    for _ in 0..TRIES {
+        // Errors are dropped where PyO3 counts the thread as attached, so that they don't live on.
+        let taken = Python::attach(|py| {
+            let scheduled = call_method(event_loop, intern!(py, "call_soon_threadsafe"), &[function, argument]);
+            match scheduled {
+                Ok(_) => Some(true),
+                // The loop is closed.
+                Err(error) if error.is_instance_of::<PyException>(py) => Some(false),
+                // A signal handler raised inside the call, before or after the loop took it: waking twice does no harm.
+                Err(interrupt) => {
+                    if outcome.is_ok() {
+                        outcome = Err(interrupt);
+                    }
+                    None
+                }
+            }
+        });
+        if let Some(taken) = taken {
+            return (taken, outcome);
+        }
+    }
+    (false, outcome)
 }
 
 #[pyfunction]
 #[pyo3(name = "wake_future")]
 fn end_wait(future: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = future.py();
-    if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
-        future.call_method1(intern!(py, "set_result"), (py.None(),))?;
+    if !call_method(future, intern!(py, "done"), &[])?.is_truthy()? {
+        call_method(future, intern!(py, "set_result"), &[py.None().bind(py)])?;
     }
     Ok(())
 }
 
 /// The callable that ends the wait of a task, in its own loop.
-fn wake_future(py: Python<'_>) -> PyResult<&Py<PyAny>> {
+fn wake_future(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static WAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    WAKE.get_or_try_init(py, || Ok(wrap_pyfunction!(end_wait, py)?.into_any().unbind()))
-}
-
-/// Whether this is the thread in which signal handlers run. Not remembered: a fork may make another thread the main one.
-fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
-    static MAIN_THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static GET_IDENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let main = MAIN_THREAD.import(py, "threading", "main_thread")?.call0()?.getattr(intern!(py, "ident"))?;
-    main.eq(GET_IDENT.import(py, "threading", "get_ident")?.call0()?)
+    let wake = WAKE.get_or_try_init(py, || Ok::<_, PyErr>(wrap_pyfunction!(end_wait, py)?.into_any().unbind()))?;
+    Ok(wake.bind(py))
 }
 
 /// Those who wait, first come first served. To be kept inside the guarded state of what they wait for.
@@ -269,26 +323,35 @@ pub struct Waiters<T> {
     line: VecDeque<Arc<Ticket<T>>>,
     // How many of them have left; they are swept out when they are the greater part.
     left: usize,
-    generation: u64,
 }
 
-impl<T: Send> Default for Waiters<T> {
+impl<T> Default for Waiters<T> {
     fn default() -> Self {
-        Self { line: VecDeque::new(), left: 0, generation: lifecycle::generation() }
+        Self { line: VecDeque::new(), left: 0 }
+    }
+}
+
+impl<T> Drop for Waiters<T> {
+    fn drop(&mut self) {
+        for ticket in &self.line {
+            ticket.in_line.store(false, Ordering::Relaxed);
+        }
     }
 }
 
 impl<T: Send> Waiters<T> {
     /// Joins the line at its end.
     pub fn join(&mut self, ticket: Arc<Ticket<T>>) {
+        ticket.in_line.store(true, Ordering::Relaxed);
         self.line.push_back(ticket);
     }
 
-    /// The next who is still waiting, out of the line now.
+    /// The next who is still waiting, out of the line now. Those who have left, and in a forked child those who wait in
+    /// the parent, are gone: the caller drops them, outside of the guarded state.
     pub fn next(&mut self, gone: &mut Vec<Arc<Ticket<T>>>) -> Option<Arc<Ticket<T>>> {
-        self.forget_the_parents(gone);
         while let Some(ticket) = self.line.pop_front() {
-            if !ticket.is_settled() {
+            ticket.in_line.store(false, Ordering::Relaxed);
+            if ticket.is_waiting() {
                 return Some(ticket);
             }
             self.left = self.left.saturating_sub(1);
@@ -297,49 +360,49 @@ impl<T: Send> Waiters<T> {
         None
     }
 
-    /// Notes that somebody has left. Those who have are dropped by the caller, outside of the guarded state.
+    /// Notes that somebody has left. Those who are gone are dropped by the caller, outside of the guarded state.
     pub fn note_leaving(&mut self, gone: &mut Vec<Arc<Ticket<T>>>) {
         self.left += 1;
         if self.left * 2 > self.line.len() {
-            let (settled, waiting) = self.line.drain(..).partition(|ticket| ticket.is_settled());
+            let (waiting, over): (_, VecDeque<_>) = self.line.drain(..).partition(|ticket| ticket.is_waiting());
             self.line = waiting;
             self.left = 0;
-            gone.extend::<VecDeque<_>>(settled);
+            gone.extend(over.into_iter().inspect(|ticket| ticket.in_line.store(false, Ordering::Relaxed)));
         }
     }
 
     /// Empties the line.
     pub fn drain(&mut self) -> Vec<Arc<Ticket<T>>> {
         self.left = 0;
-        self.line.drain(..).collect()
+        self.line.drain(..).inspect(|ticket| ticket.in_line.store(false, Ordering::Relaxed)).collect()
     }
 
     /// How many wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        if self.generation != lifecycle::generation() {
-            return 0;
-        }
-        self.line.iter().filter(|ticket| !ticket.is_settled()).count()
+        self.line.iter().filter(|ticket| ticket.is_waiting()).count()
     }
 
-    /// In a forked child, those in line are threads and tasks of the parent.
-    fn forget_the_parents(&mut self, gone: &mut Vec<Arc<Ticket<T>>>) {
-        let generation = lifecycle::generation();
-        if self.generation != generation {
-            self.generation = generation;
-            gone.extend(self.drain());
-        }
+    /// Shows all who are in line to the garbage collector.
+    pub fn traverse(
+        &self,
+        visit: &PyVisit<'_>,
+        gift: impl Fn(&T) -> Result<(), PyTraverseError>,
+    ) -> Result<(), PyTraverseError> {
+        self.line.iter().try_for_each(|ticket| ticket.show(visit, &gift))
     }
 }
 
 /// A line that Python can stand in.
 pub mod binding {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::{
-        Arc, Duration, Guarded, PyAny, PyTraverseError, PyVisit, Python, Settled, Ticket, VecDeque, Waiters, Woken,
-        alarms, assert_nothing_is_open, call_in_loop, clock, intern, wake_future,
+        Arc, Duration, Guarded, PyAny, PyOnceLock, PyTraverseError, PyVisit, Python, Settled, Ticket, VecDeque,
+        Waiters, Woken, alarms, call_in_loop, call_method, clock, end_wait, intern,
     };
     use crate::errors::Error;
+    use crate::guarding;
     use pyo3::prelude::*;
     use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
@@ -360,6 +423,8 @@ pub mod binding {
     }
 
     const CLOSED: Error = Error::State("the line is closed");
+    const OVER: Error = Error::State("the place is empty: its value was taken before, or it was left");
+    const NOT_OVER: Error = Error::State("the wait is not over: await the place's future first");
 
     enum Entry {
         Ready(Gift),
@@ -369,7 +434,7 @@ pub mod binding {
 
     impl Line {
         /// Hands a value to the first in line, or keeps it: at the front, where it had been handed out before.
-        fn hand(&self, py: Python<'_>, mut value: Gift, front: bool) -> PyResult<()> {
+        fn hand(&self, py: Python<'_>, mut value: Gift, mut front: bool) -> PyResult<()> {
             let mut outcome = Ok(());
             loop {
                 let mut gone = Vec::new();
@@ -390,14 +455,13 @@ pub mod binding {
                 outcome = outcome.and(interrupted);
                 match given {
                     Ok(()) => return outcome,
-                    Err(back) => value = back,
+                    Err(back) => (value, front) = (back, true),
                 }
             }
         }
 
         fn enter(&self, py: Python<'_>, ticket: &Arc<Ticket<Gift>>, wait: bool) -> Entry {
-            let mut gone = Vec::new();
-            let entry = self.shared.with(py, |shared, _| {
+            self.shared.with(py, |shared, _| {
                 if let Some(value) = shared.ready.pop_front() {
                     return Entry::Ready(value);
                 }
@@ -405,20 +469,16 @@ pub mod binding {
                     return Entry::Closed;
                 }
                 if wait {
-                    shared.waiters.forget_the_parents(&mut gone);
                     shared.waiters.join(ticket.clone());
                 }
                 Entry::Queued
-            });
-            Python::attach(|_| drop(gone));
-            entry
+            })
         }
 
         /// Leaves the line; gives back what was handed over at the last moment.
         fn leave(&self, py: Python<'_>, ticket: &Ticket<Gift>) -> Option<Gift> {
-            let in_line = !ticket.is_settled();
             let gift = ticket.leave(py);
-            if in_line {
+            if ticket.is_in_line() {
                 let mut gone = Vec::new();
                 self.shared.with(py, |shared, _| shared.waiters.note_leaving(&mut gone));
                 Python::attach(|_| drop(gone));
@@ -426,9 +486,15 @@ pub mod binding {
             gift
         }
 
-        /// Leaves the line; what was handed over already goes to the next.
+        /// Leaves the line; what was handed over already goes to the next. In a forked child it is the parent's to pass on.
         fn give_up(&self, py: Python<'_>, ticket: &Ticket<Gift>) -> PyResult<()> {
-            self.leave(py, ticket).map_or(Ok(()), |gift| self.hand(py, gift, true))
+            match self.leave(py, ticket) {
+                Some(gift) if ticket.is_ours() => self.hand(py, gift, true),
+                gift => {
+                    guarding::release(py, gift);
+                    Ok(())
+                }
+            }
         }
     }
 
@@ -474,8 +540,10 @@ pub mod binding {
                 }
                 match ticket.wait(py, deadline.map(|(moment, _)| moment)) {
                     Err(interrupt) => {
-                        self.give_up(py, &ticket)?;
-                        return Err(interrupt);
+                        // Giving up calls into event loops, where a second signal may find us.
+                        let Err(second) = self.give_up(py, &ticket) else { return Err(interrupt) };
+                        second.set_context(py, Some(interrupt));
+                        return Err(second);
                     }
                     Ok(Woken::Forked) => continue,
                     Ok(Woken::Expired | Woken::Settled) => {}
@@ -500,7 +568,7 @@ pub mod binding {
         ) -> PyResult<Bound<'py, Place>> {
             let py = this.py();
             let deadline = deadline(timeout)?;
-            let future = event_loop.call_method0(intern!(py, "create_future"))?;
+            let future = call_method(event_loop, intern!(py, "create_future"), &[])?;
             let ticket = Ticket::for_task(event_loop, &future);
             let place = Bound::new(
                 py,
@@ -510,18 +578,18 @@ pub mod binding {
                     event_loop: event_loop.clone().unbind(),
                     future: future.unbind(),
                     deadline,
+                    expired: AtomicBool::new(false),
                     clockwork: Guarded::default(),
                 },
             )?;
             let wait = deadline.is_none_or(|(_, length)| length > 0);
             match this.get().enter(py, &place.get().ticket, wait) {
                 Entry::Ready(value) => {
-                    // Nobody else knows this ticket: the gift can't come back.
-                    let (given, interrupted) = place.get().ticket.give(py, value);
-                    if let Err(value) = given {
+                    // Nobody else knows this ticket: it takes the gift, and its task need not be woken, for it runs.
+                    if let Err(value) = place.get().ticket.hold(py, value) {
                         this.get().hand(py, value, true)?;
                     }
-                    interrupted?;
+                    end_wait(place.get().future.bind(py))?;
                 }
                 Entry::Closed => return Err(CLOSED.into()),
                 Entry::Queued if !wait => return Err(timed_out(0)),
@@ -559,15 +627,13 @@ pub mod binding {
                 for value in &shared.ready {
                     visit.call(value)?;
                 }
-                for ticket in &shared.waiters.line {
-                    ticket.traverse(&visit)?;
-                }
-                Ok(())
+                shared.waiters.traverse(&visit, |value| visit.call(value))
             })
         }
 
         fn __clear__(&self, py: Python<'_>) {
-            let shared = self.shared.with(py, |shared, _| std::mem::take(shared));
+            let mut shared = self.shared.with(py, |shared, _| std::mem::take(shared));
+            guarding::release(py, std::mem::take(&mut shared.ready));
             drop(shared);
         }
     }
@@ -587,6 +653,8 @@ pub mod binding {
         event_loop: Py<PyAny>,
         future: Py<PyAny>,
         deadline: Option<(u64, u64)>,
+        // Whether it was left because its time had come.
+        expired: AtomicBool,
         clockwork: Guarded<Clockwork>,
     }
 
@@ -595,22 +663,26 @@ pub mod binding {
         fn watch_the_clock(this: &Bound<'_, Self>) -> PyResult<()> {
             let py = this.py();
             let Some((moment, _)) = this.get().deadline else { return Ok(()) };
-            let checker = this.getattr(intern!(py, "_check_deadline"))?;
+            let event_loop = this.get().event_loop.bind(py);
+            // Weak: what rings must keep neither the place alive nor the event loop.
+            let place = PyWeakrefReference::new(this)?;
             let timer = if clock::is_manual() {
                 None
             } else {
                 let left = Duration::from_nanos(moment.saturating_sub(clock::precise())).as_secs_f64();
-                Some(this.get().event_loop.call_method1(py, intern!(py, "call_later"), (left, &checker))?)
+                let left = left.into_pyobject(py)?;
+                let call = [left.as_any(), ring(py)?, place.as_any()];
+                Some(call_method(event_loop, intern!(py, "call_later"), &call)?.unbind())
             };
-            let event_loop = this.get().event_loop.clone_ref(py);
-            let check = py.get_type::<Self>().getattr(intern!(py, "_check_deadline"))?.unbind();
-            let place = PyWeakrefReference::new(this)?.unbind();
+            let place = place.unbind();
             let rung = alarms::set_alarm(
                 py,
                 Box::new(move |py| {
-                    if let Some(place) = place.bind(py).upgrade() {
+                    let place = place.bind(py);
+                    let Some(Ok(standing)) = place.upgrade().map(Bound::cast_into::<Self>) else { return };
+                    if let Ok(ring) = ring(py) {
                         // A loop that refuses is closed, and no task of it waits.
-                        let _ = call_in_loop(py, &event_loop, &check, &place);
+                        let _ = call_in_loop(py, &standing.get().event_loop, ring, place.as_any());
                     }
                 }),
             );
@@ -622,15 +694,32 @@ pub mod binding {
             Ok(())
         }
 
+        /// Ends the wait if its time has come, and else goes on watching.
+        fn check_deadline(this: &Bound<'_, Self>) -> PyResult<()> {
+            let py = this.py();
+            let place = this.get();
+            let Some((moment, _)) = place.deadline else { return Ok(()) };
+            if place.ticket.is_settled() {
+                return Ok(());
+            }
+            if clock::precise() < moment {
+                return Self::watch_the_clock(this);
+            }
+            place.expired.store(true, Ordering::Relaxed);
+            let outcome = place.line.get().give_up(py, &place.ticket);
+            place.stop_the_clock(py);
+            end_wait(place.future.bind(py))?;
+            outcome
+        }
+
         fn stop(py: Python<'_>, clockwork: Clockwork) {
-            assert_nothing_is_open("cancelling a timer");
             if let Some(number) = clockwork.alarm {
                 alarms::unset_alarm(py, number);
             }
             Python::attach(|py| {
                 if let Some(timer) = clockwork.timer {
-                    // `TimerHandle.cancel` can't fail but for a signal handler's exception, and then there's no timer.
-                    let _ = timer.call_method0(py, intern!(py, "cancel"));
+                    // It fails only by a signal handler's exception; a timer that rings in vain does no harm.
+                    let _ = call_method(timer.bind(py), intern!(py, "cancel"), &[]);
                 }
             });
         }
@@ -639,6 +728,22 @@ pub mod binding {
             let before = self.clockwork.with(py, |clockwork, _| std::mem::take(clockwork));
             Self::stop(py, before);
         }
+    }
+
+    #[pyfunction]
+    #[pyo3(name = "check_deadline")]
+    fn rung(place: &Bound<'_, PyWeakrefReference>) -> PyResult<()> {
+        match place.upgrade() {
+            Some(place) => Place::check_deadline(place.cast::<Place>()?),
+            None => Ok(()),
+        }
+    }
+
+    /// What a place's event loop calls when the timer or the manual clock has rung.
+    fn ring(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+        static RING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let ring = RING.get_or_try_init(py, || Ok::<_, PyErr>(wrap_pyfunction!(rung, py)?.into_any().unbind()))?;
+        Ok(ring.bind(py))
     }
 
     #[pymethods]
@@ -655,8 +760,11 @@ pub mod binding {
             match self.ticket.take(py) {
                 Some(Settled::Given(value)) => Ok(value),
                 Some(Settled::Closed) => Err(CLOSED.into()),
-                Some(Settled::Left) => Err(timed_out(self.deadline.map_or(0, |(_, length)| length))),
-                None => Err(Error::State("the wait is not over: await the place's future first").into()),
+                Some(Settled::Left) if self.expired.load(Ordering::Relaxed) => {
+                    Err(timed_out(self.deadline.map_or(0, |(_, length)| length)))
+                }
+                Some(Settled::Left) => Err(OVER.into()),
+                None => Err(NOT_OVER.into()),
             }
         }
 
@@ -666,39 +774,25 @@ pub mod binding {
             self.line.get().give_up(py, &self.ticket)
         }
 
-        /// Called in the loop when the timer or the manual clock rings.
-        fn _check_deadline(this: &Bound<'_, Self>) -> PyResult<()> {
-            let py = this.py();
-            let place = this.get();
-            if place.ticket.is_settled() {
-                return Ok(());
-            }
-            let Some((moment, _)) = place.deadline else { return Ok(()) };
-            if clock::precise() < moment {
-                return Self::watch_the_clock(this);
-            }
-            place.stop_the_clock(py);
-            place.line.get().give_up(py, &place.ticket)?;
-            wake_future(py)?.call1(py, (&place.future,))?;
-            Ok(())
-        }
-
         fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
             visit.call(&self.line)?;
             visit.call(&self.event_loop)?;
             visit.call(&self.future)?;
-            self.ticket.traverse(&visit)?;
+            self.ticket.traverse(&visit, |value| visit.call(value))?;
             self.clockwork.traverse(|clockwork| clockwork.timer.as_ref().map_or(Ok(()), |timer| visit.call(timer)))
         }
     }
 
     impl Drop for Place {
         fn drop(&mut self) {
+            // A frame that an exception leaves drops its locals with the exception set.
             Python::attach(|py| {
-                self.stop_the_clock(py);
-                if let Err(error) = self.line.get().give_up(py, &self.ticket) {
-                    error.write_unraisable(py, None);
-                }
+                guarding::with_nothing_raised(py, || {
+                    self.stop_the_clock(py);
+                    if let Err(error) = self.line.get().give_up(py, &self.ticket) {
+                        error.write_unraisable(py, None);
+                    }
+                });
             });
         }
     }

@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import sys
 from types import CodeType, MethodType
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Coroutine
 
 Kind = Literal["function", "coroutine function", "generator function", "async generator function"]
 
@@ -46,9 +49,21 @@ def is_awaitable_generator(function: object) -> bool:
     return bool(_code_flags(function) & _ITERABLE_COROUTINE)
 
 
+def first_step(generator: AsyncGenerator[Any, Any]) -> Coroutine[Any, Any, Any]:
+    """Begin an async generator that another one drives; return the awaitable of its first item.
+
+    The event loop's hooks get to know the outer one alone: at its end a loop closes every generator that it knows, all
+    at once, and two that work on one another would be in each other's way.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return generator.__anext__()
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
 def _is_marked(function: object) -> bool:
     # `inspect.markcoroutinefunction` (3.12): whoever marked it has imported inspect.
-    if not hasattr(function, "_is_coroutine_mark"):
-        return False
     inspect = sys.modules.get("inspect")
     return inspect is not None and bool(inspect.iscoroutinefunction(function))

@@ -8,10 +8,11 @@ import threading
 import tracemalloc
 from typing import TYPE_CHECKING, Any, cast
 
-from ferrule._kinds import Kind, is_awaitable_generator, kind_of
+from ferrule import _core
+from ferrule._kinds import Kind, first_step, is_awaitable_generator, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
 
     from ferrule._core import Recorder
 
@@ -24,39 +25,48 @@ class _Tracing:
     """
 
     def __init__(self) -> None:
-        self.start_afresh()
-
-    def start_afresh(self) -> None:
-        """Forget all stretches: those of a forked child's parent end there."""
-        self._lock = threading.Lock()
+        # Entered again by the thread that has it: a collection in between may close a profiled generator, and a signal
+        # handler may call a profiled function.
+        self._lock = threading.RLock()
         self._open: list[_Run] = []
         self._started = False
 
     def begin(self, run: _Run) -> None:
         with self._lock:
+            # First of all, so that no run that begins and ends in between stops the tracing.
+            self._open.append(run)
             if not tracemalloc.is_tracing():
                 tracemalloc.start()
                 self._started = True
             self._note_peak()
-            self._open.append(run)
-            tracemalloc.reset_peak()
             # Read last, so that what the bookkeeping allocates isn't laid at the run's door.
             run.base = run.top = tracemalloc.get_traced_memory()[0]
 
     def end(self, run: _Run) -> None:
         now = tracemalloc.get_traced_memory()[0]
         with self._lock:
-            if tracemalloc.is_tracing():
-                self._note_peak()
-                run.net += now - run.base
-                run.peak = max(run.peak, run.top - run.base)
-            else:
-                # Somebody stopped tracemalloc: what this run allocated is unknown.
+            if run not in self._open or not tracemalloc.is_tracing():
+                # The run began before a fork, or somebody stopped tracemalloc: what it allocated is unknown.
                 run.known = False
-            self._open = [other for other in self._open if other is not run]
-            if self._started and not self._open:
-                self._started = False
-                tracemalloc.stop()
+            else:
+                self._note_peak()
+                # A later stretch starts with what the earlier ones left.
+                run.peak = max(run.peak, run.net + run.top - run.base)
+                run.net += now - run.base
+            if run in self._open:
+                self._open.remove(run)
+            self._stop_if_idle()
+
+    def start_afresh(self) -> None:
+        """Begin a forked child's life: the parent's runs are not its own, and the lock may have been held."""
+        self._lock = threading.RLock()
+        self._open.clear()
+        self._stop_if_idle()
+
+    def _stop_if_idle(self) -> None:
+        if self._started and not self._open:
+            self._started = False
+            tracemalloc.stop()
 
     def _note_peak(self) -> None:
         peak = tracemalloc.get_traced_memory()[1]
@@ -165,7 +175,7 @@ def _profiled_async_generator_function(function: Callable[..., Any], recorder: R
     async def shell(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         generator = function(*args, **kwargs)
         run = _Run(recorder)
-        step: Coroutine[Any, Any, Any] = generator.__anext__()
+        step = first_step(generator)
         try:
             while True:
                 try:
@@ -199,4 +209,4 @@ _SHELLS: dict[Kind, Callable[[Callable[..., Any], Recorder], Callable[..., Any]]
 
 def profiled(function: Callable[..., Any], recorder: Recorder) -> Callable[..., Any]:
     """Return a function of the same kind whose runs' allocations go to the recorder."""
-    return _SHELLS[kind_of(function)](function, recorder)
+    return _core.Shell(function, _SHELLS[kind_of(function)](function, recorder))

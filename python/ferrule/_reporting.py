@@ -19,15 +19,16 @@ _UNITS = ((1.0, "s "), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as people read it: three digits and a unit, two characters wide.
+    """Return a duration as people read it: three digits and a unit.
 
     >>> duration(0.0042), duration(75.3)
-    ('4.20 ms', '75.3 s ')
+    ('4.20 ms', '75.3 s')
     """
-    return _padded_duration(seconds).rstrip() if seconds >= 1 else _padded_duration(seconds)
+    return _padded_duration(seconds).rstrip()
 
 
 def _padded_duration(seconds: float) -> str:
+    # For columns: every unit is two characters wide.
     if seconds <= 0:
         return "0 s "
     # Rounded first: 999.9 µs are 1.00 ms.
@@ -44,10 +45,14 @@ def size(count: float) -> str:
     >>> size(1536), size(-10)
     ('1.5 KiB', '-10 B')
     """
+    digits = 0
     for unit in ("B", "KiB", "MiB"):
-        if abs(count) < 1024:  # noqa: PLR2004 - bytes in a KiB
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        # Rounded first: 1023.96 KiB are 1.0 MiB.
+        rounded = round(count, digits)
+        if abs(rounded) < 1024:  # noqa: PLR2004 - bytes in a KiB
+            return f"{rounded or 0.0:.{digits}f} {unit}"
         count /= 1024
+        digits = 1
     return f"{count:.1f} GiB"
 
 
@@ -82,7 +87,7 @@ def _cells(rows: list[tuple[str, TimingStats]]) -> list[list[str]]:
         header += ["net mean", "net max", "peak mean", "peak max"]
     cells = [header]
     for name, entry in rows:
-        line = [name, f"{entry.count:,}"]
+        line = [_printable(name), f"{entry.count:,}"]
         if with_errors:
             line.append(f"{entry.errors:,}")
         line += [_padded_duration(getattr(entry, column)) for column in _DURATIONS]
@@ -91,6 +96,11 @@ def _cells(rows: list[tuple[str, TimingStats]]) -> list[list[str]]:
                 line += ["", ""] if memory is None else [size(memory.mean), size(memory.max)]
         cells.append(line)
     return cells
+
+
+def _printable(name: str) -> str:
+    """Return a name in one line, whatever is in it."""
+    return name if name and name.isprintable() else repr(name)
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:
@@ -128,24 +138,49 @@ def plot(recorders: Mapping[str, Recorder], path: str | PathLike[str] | BinaryIO
         raise MissingExtra("PerformanceMonitor.plot", "plot", "matplotlib") from error
 
     # The figure without pyplot: no window, no global state, any thread.
-    figure: Any = Figure(figsize=(9, 1.2 + 0.55 * len(chosen)), layout="constrained")
+    figure: Any = Figure(figsize=(9, 1.1 + 0.6 * len(chosen)), layout="constrained")
     axes: Any = figure.add_subplot()
     for place, name in enumerate(reversed(chosen)):
         stats = recorders[name].stats()
         _draw(axes, place, recorders[name].buckets(), stats)
-    axes.set_yticks(
-        range(len(chosen)), [f"{name}\n{recorders[name].stats().count:,} runs" for name in reversed(chosen)]
-    )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(_tick)
-    axes.xaxis.set_minor_formatter("")
+        _describe(axes, place, name, stats)
+    _scale(axes, [recorders[name].stats() for name in chosen])
     axes.set_ylim(-0.6, len(chosen) - 0.4)
-    axes.grid(axis="x", which="major", alpha=0.3)
-    axes.set_xlabel("duration; | median, ◂ ▸ 1st and 99th percentile")
+    axes.set_yticks([])
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", length=0, labelsize=8)
-    figure.savefig(path)
+    axes.spines["bottom"].set_color(_GREY)
+    axes.set_xlabel("duration: the median, and the span from the 1st to the 99th percentile", fontsize=8, color=_GREY)
+    figure.savefig(path, dpi=150)
+
+
+_FILL, _LINE, _DARK, _GREY, _RED = "#a9cce0", "#4a86ad", "#163b56", "#666666", "#b3402e"
+# What is drawn at the left end of the logarithmic scale, where zero would be.
+_LEAST = 1e-9
+# The share of a row that its widest place takes, on each side.
+_HALF = 0.42
+
+
+def _scale(axes: Any, drawn: list[TimingStats]) -> None:
+    """Lay a logarithmic scale under all that is drawn, ten times wide at least: so there are numbers on it."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low = max(min(stats.min for stats in drawn), _LEAST) / 1.3
+    high = max(*(stats.max for stats in drawn), _LEAST) * 1.3
+    if high < 10 * low:
+        middle = math.sqrt(low * high)
+        low, high = middle / math.sqrt(10), middle * math.sqrt(10)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    decades = math.log10(high / low)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 4 else (1.0,), numticks=14))  # noqa: PLR2004
+    axes.xaxis.set_minor_locator(LogLocator(subs=range(1, 10), numticks=100))
+    axes.xaxis.set_major_formatter(_tick)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", labelsize=8, color=_GREY, labelcolor=_GREY)
+    axes.tick_params(axis="x", which="minor", length=2, color=_GREY)
+    axes.grid(axis="x", which="major", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 def _tick(seconds: float, _place: int | None = None) -> str:
@@ -153,28 +188,57 @@ def _tick(seconds: float, _place: int | None = None) -> str:
     return f"{seconds / size:g} {unit.strip()}"
 
 
+def _describe(axes: Any, place: int, name: str, stats: TimingStats) -> None:
+    """Write at the left of a row what it shows."""
+    shown = _printable(name)
+    if len(shown) > _LONGEST:
+        shown = f"{shown[: _LONGEST // 2]}…{shown[-_LONGEST // 2 :]}"
+    figures = [f"{stats.count:,} {'run' if stats.count == 1 else 'runs'}", f"median {duration(stats.p50)}"]
+    if stats.errors:
+        figures.insert(1, f"{stats.errors:,} {'error' if stats.errors == 1 else 'errors'}")
+    # Across in shares of the axes, up and down in rows; a dollar sign in a name is no formula.
+    common = {"transform": axes.get_yaxis_transform(), "ha": "right", "parse_math": False}
+    axes.text(-0.015, place + 0.02, shown, va="bottom", fontsize=9, color=_DARK, **common)
+    color = _RED if stats.errors else _GREY
+    axes.text(-0.015, place - 0.06, ", ".join(figures), va="top", fontsize=7, color=color, **common)
+
+
+_LONGEST = 40
+
+
 def _draw(axes: Any, place: int, buckets: list[tuple[float, float, int]], stats: TimingStats) -> None:
-    # Density by the logarithm of the duration, in forty steps for each factor of ten: narrower ones show only noise.
-    steps: dict[int, float] = {}
-    for start, end, count in buckets:
-        step = math.floor(40 * math.log10(max((start + end) / 2, 1e-9)))
-        steps[step] = steps.get(step, 0.0) + count
-    low, high = min(steps), max(steps)
-    xs: list[float] = []
-    heights: list[float] = []
-    top = max(steps.values())
-    for step in range(low - 1, high + 2):
-        xs.append(10 ** ((step + 0.5) / 40))
-        # The square root keeps a tail of one in a hundred visible.
-        heights.append(0.42 * math.sqrt(steps.get(step, 0.0) / top))
-    lower = [place - height for height in heights]
-    upper = [place + height for height in heights]
-    filled = axes.fill_between(xs, lower, upper, alpha=0.55, linewidth=0)
-    color = filled.get_facecolor()[0][:3]
-    axes.plot([max(stats.p50, 1e-9)] * 2, [place - 0.42, place + 0.42], color=color, linewidth=2)
-    low_end, high_end = _quantile(buckets, 0.01), stats.p99
-    for x, marker in ((low_end, 4), (high_end, 5)):
-        axes.plot([max(x, 1e-9)], [place], marker=marker, color=color, markersize=5, linestyle="none")
+    """Draw one distribution, as wide as it is dense, along the logarithm of the duration."""
+    points = [(math.log10(max((start + end) / 2, _LEAST)), count) for start, end, count in buckets]
+    xs, densities = _smoothed(points)
+    # The square root keeps a tail of one in a hundred visible.
+    top = max(densities)
+    heights = [_HALF * math.sqrt(density / top) for density in densities]
+    across = [10**x for x in xs]
+    lower, upper = [place - height for height in heights], [place + height for height in heights]
+    axes.fill_between(across, lower, upper, facecolor=_FILL, edgecolor=_LINE, linewidth=0.6)
+    axes.plot([max(_quantile(buckets, 0.01), _LEAST), max(stats.p99, _LEAST)], [place] * 2, color=_LINE, linewidth=1.2)
+    axes.plot([max(stats.p50, _LEAST)] * 2, [place - _HALF, place + _HALF], color=_DARK, linewidth=1.8)
+
+
+def _smoothed(points: list[tuple[float, int]]) -> tuple[list[float], list[float]]:
+    """Return evenly spaced places between the extremes and the density at each, smoothed."""
+    count = sum(each for _, each in points)
+    mean = sum(x * each for x, each in points) / count
+    deviation = math.sqrt(sum((x - mean) ** 2 * each for x, each in points) / count)
+    # Half of what Silverman's rule of thumb says, because what has two peaks shall show them; and no less than what the
+    # histogram's buckets can tell apart.
+    width = max(0.45 * deviation * count**-0.2, 0.01)
+    step = width / 3
+    start = points[0][0] - 3 * width
+    kernel = [math.exp(-0.5 * (offset / 3) ** 2) for offset in range(-9, 10)]
+    densities = [0.0] * (math.ceil((points[-1][0] - points[0][0]) / step) + 19)
+    for x, each in points:
+        first = round((x - start) / step) - 9
+        for offset, weight in enumerate(kernel):
+            densities[first + offset] += each * weight
+    # What smoothing puts beyond the extremes has not been measured.
+    between = slice(9, len(densities) - 9)
+    return [start + place * step for place in range(len(densities))][between], densities[between]
 
 
 def _quantile(buckets: list[tuple[float, float, int]], q: float) -> float:

@@ -11,10 +11,10 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 from ferrule import _core
-from ferrule._kinds import Kind, is_awaitable_generator, is_method_object, kind_of
+from ferrule._kinds import Kind, first_step, is_awaitable_generator, is_method_object, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable
     from datetime import timedelta
     from logging import Logger
     from os import PathLike
@@ -191,12 +191,16 @@ def _listener(log: int | str | None, echo: bool, sink: Sink | None) -> Sink | No
         listeners.append(_echo)
     if sink is not None:
         listeners.append(sink)
-    if len(listeners) < 2:  # noqa: PLR2004
-        return listeners[0] if listeners else None
+    return functools.reduce(_both, listeners) if listeners else None
 
+
+def _both(first: Sink, second: Sink) -> Sink:
     def tell(name: str | None, seconds: float, error: BaseException | None) -> None:
-        for listener in listeners:
-            listener(name, seconds, error)
+        try:
+            first(name, seconds, error)
+        finally:
+            # Whatever became of the first: a standard error that is closed takes nothing from the sink.
+            second(name, seconds, error)
 
     return tell
 
@@ -216,7 +220,9 @@ def _log(level: int, name: str | None, seconds: float, error: BaseException | No
 
 
 def _echo(name: str | None, seconds: float, error: BaseException | None) -> None:
-    print(_sentence(name, seconds, error), file=sys.stderr)  # noqa: T201 - that is what echo is
+    # A program without a console has no standard error, and `print` would take standard output instead.
+    if sys.stderr is not None:
+        print(_sentence(name, seconds, error), file=sys.stderr)  # noqa: T201 - that is what echo is
 
 
 # -- functions of every kind ------------------------------------------------------------------------------------------
@@ -261,14 +267,15 @@ def _timed_async_generator_function(function: Callable[..., Any], stopwatch: _co
         # What `yield from` would do, if there were one for async generators (PEP 525 has none).
         generator = function(*args, **kwargs)
         spent = 0
-        step: Coroutine[Any, Any, Any] = generator.__anext__()
+        step = first_step(generator)
         try:
             while True:
                 begun = clock()
                 try:
                     item = await step
                 finally:
-                    spent += clock() - begun
+                    # Not below zero, should a manual clock end in between.
+                    spent += max(0, clock() - begun)
                 try:
                     sent = yield item
                 except GeneratorExit:
@@ -276,7 +283,7 @@ def _timed_async_generator_function(function: Callable[..., Any], stopwatch: _co
                     try:
                         await generator.aclose()
                     finally:
-                        spent += clock() - begun
+                        spent += max(0, clock() - begun)
                     raise
                 except BaseException as error:  # noqa: BLE001 - whatever is thrown in is the generator's business
                     step = generator.athrow(error)
@@ -292,7 +299,6 @@ def _timed_async_generator_function(function: Callable[..., Any], stopwatch: _co
 
 
 _SHELLS: dict[Kind, Callable[[Callable[..., Any], _core.Stopwatch], Callable[..., Any]]] = {
-    "function": _core.TimedFunction,
     "coroutine function": _timed_coroutine_function,
     "generator function": _timed_generator_function,
     "async generator function": _timed_async_generator_function,
@@ -349,10 +355,11 @@ class _Timing:
             stopwatch = self.stopwatch(_qualified_name(function), getattr(function, "__module__", None))
         else:
             stopwatch = self.stopwatch(name)
-        shell = _SHELLS[kind_of(function)](function, stopwatch)
-        if not isinstance(shell, _core.TimedFunction):
-            shell.timing_stats = stopwatch.timing_stats  # type: ignore[attr-defined]
-            shell.timing_reset = stopwatch.timing_reset  # type: ignore[attr-defined]
+        kind = kind_of(function)
+        if kind == "function":
+            return _core.TimedFunction(function, stopwatch)
+        shell = _core.Shell(function, _SHELLS[kind](function, stopwatch))
+        vars(shell).update(timing_stats=stopwatch.timing_stats, timing_reset=stopwatch.timing_reset)
         return shell
 
     def _on_class(self, cls: type) -> type:
@@ -370,6 +377,9 @@ def _is_method(value: Any) -> bool:
         return callable(value.__func__)
     if not callable(value) or isinstance(value, type):
         return False
+    if isinstance(value, functools.partial):
+        # Up to 3.13 it has a `__get__` that warns at most: it is called without the instance.
+        return sys.version_info >= (3, 14)
     return hasattr(type(value), "__get__") and not hasattr(type(value), "__set__")
 
 
@@ -600,7 +610,7 @@ class PerformanceMonitor:
             A decorator.
         """
         function = None
-        if name is not None and not isinstance(name, str) and (callable(name) or hasattr(name, "__func__")):
+        if callable(name) or is_method_object(name) or isinstance(name, property):
             name, function = None, name
         timing = _Timing(name, self, log, echo, sink, slower_than)
         return timing if function is None else timing(function)
@@ -658,6 +668,7 @@ class PerformanceMonitor:
         Raises:
             TypeError: If the thing decorated is not a function.
         """
+        timing = _Timing(name, self, log=None, echo=False, sink=None, slower_than=0.0)
         if function is None:
             return functools.partial(self.profile_memory, name=name)
         if is_method_object(function):
@@ -666,7 +677,6 @@ class PerformanceMonitor:
             raise TypeError(f"profile_memory takes a function, not {type(function).__name__}: {function!r}")
         from ferrule._profiling import profiled
 
-        timing = _Timing(name, self, log=None, echo=False, sink=None, slower_than=0.0)
         if name is None:
             name, recorder = self.recorder(_qualified_name(function), getattr(function, "__module__", None))
         else:

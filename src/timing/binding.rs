@@ -8,14 +8,14 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::iterator::PySendResult;
-use pyo3::types::{PyIterator, PyTuple};
+use pyo3::types::{PyFloat, PyIterator, PyTuple};
 use pyo3::{IntoPyObjectExt, intern};
 
 use super::histogram::Durations;
 use crate::callable::{Call, Failure, Native, Outcome, Wrapper, calling_frame};
 use crate::clock::{SECOND, binding::nanoseconds, precise};
 use crate::errors::Error;
-use crate::guarding::{Guarded, Tally};
+use crate::guarding::{Guarded, Tally, call_method, send};
 
 /// Recording happens on attached threads: with the interpreter lock, one at a time.
 const SHARED: bool = cfg!(Py_GIL_DISABLED);
@@ -106,10 +106,12 @@ impl Recorder {
         let fields: [Bound<'py, PyAny>; 2] =
             [count.into_pyobject(py)?.into_any(), errors.into_pyobject(py)?.into_any()];
         let floats = [total, mean, stdev, min, max, p50, p90, p99, p999];
-        let floats = floats.into_iter().map(|value| pyo3::types::PyFloat::new(py, value).into_any());
+        let floats = floats.into_iter().map(|value| PyFloat::new(py, value).into_any());
         let memory = [net, peak].into_iter().map(|value| value.unwrap_or_else(|| py.None().into_bound(py)));
         let all: Vec<_> = fields.into_iter().chain(floats).chain(memory).collect();
-        TIMING_STATS.import(py, "ferrule.timing", "TimingStats")?.call1(PyTuple::new(py, all)?)
+        let class = TIMING_STATS.import(py, "ferrule.timing", "TimingStats")?;
+        // `_make` takes one argument, whatever the number of fields.
+        call_method(class, intern!(py, "_make"), &[&PyTuple::new(py, all)?.into_any()])
     }
 
     /// The histogram: `(from, to, count)` for each bucket that isn't empty, in seconds, ascending.
@@ -275,16 +277,18 @@ impl Stopwatch {
             // Up to 3.11 the traceback travels beside the exception; listeners want it on it.
             error.value(py).setattr("__traceback__", error.traceback(py))?;
         }
-        let value = error.map(|error| error.value(py));
-        match notify.call1(py, (&self.name, seconds(duration as f64), value)) {
+        let name = self.name.as_ref().map_or_else(|| py.None(), |name| name.clone_ref(py)).into_bound(py);
+        let seconds = PyFloat::new(py, seconds(duration as f64)).into_any();
+        let value = error.map_or_else(|| py.None().into_bound(py), |error| error.value(py).clone().into_any());
+        match call_method(notify.bind(py), intern!(py, "__call__"), &[&name, &seconds, &value]) {
             Ok(_) => Ok(()),
             Err(failure) if failure.is_instance_of::<PyException>(py) => {
                 failure.write_unraisable(py, Some(notify.bind(py)));
                 Ok(())
             }
             Err(interrupt) => {
-                if let Some(error) = error {
-                    interrupt.value(py).setattr("__context__", error.value(py))?;
+                if !value.is_none() && !interrupt.value(py).is(&value) {
+                    interrupt.value(py).setattr("__context__", value)?;
                 }
                 Err(interrupt)
             }
@@ -492,7 +496,7 @@ impl Resumptions {
     }
 
     fn send_on<'py>(&self, py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match self.resume(py, |generator| generator.send(value)) {
+        match self.resume(py, |generator| send(generator, value)) {
             Ok(PySendResult::Next(item)) => Ok(Some(item)),
             Ok(PySendResult::Return(value)) => {
                 self.finish(py, None)?;
@@ -532,7 +536,9 @@ impl Resumptions {
     /// As a generator's `throw`.
     #[pyo3(signature = (*error))]
     fn throw<'py>(&self, py: Python<'py>, error: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        let result = self.resume(py, |generator| generator.as_any().call_method1("throw", error));
+        let error: Vec<_> = error.iter().collect();
+        let error: Vec<_> = error.iter().collect();
+        let result = self.resume(py, |generator| call_method(generator.as_any(), intern!(py, "throw"), &error));
         if let Err(error) = &result {
             let failure = if error.is_instance_of::<PyStopIteration>(py) { None } else { Some(error) };
             self.finish(py, failure)?;
@@ -542,7 +548,7 @@ impl Resumptions {
 
     /// As a generator's `close`.
     fn close<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let result = self.resume(py, |generator| generator.as_any().call_method0("close"));
+        let result = self.resume(py, |generator| call_method(generator.as_any(), intern!(py, "close"), &[]));
         self.finish(py, result.as_ref().err())?;
         result
     }
@@ -557,6 +563,17 @@ impl Resumptions {
 fn this_thread() -> usize {
     thread_local!(static HERE: u8 = const { 0 });
     HERE.with(|here| ptr::from_ref(here).addr())
+}
+
+/// An argument that may be left out, and for which `None` is as wrong as any other value of a wrong type.
+struct Given<'py>(Option<Bound<'py, PyAny>>);
+
+impl<'py> FromPyObject<'_, 'py> for Given<'py> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(Self(Some(object.to_owned())))
+    }
 }
 
 /// A block that has been entered and not yet left.
@@ -619,7 +636,7 @@ impl Timer {
 impl Timer {
     #[new]
     #[pyo3(
-        signature = (name=None, *, monitor=None, log=None, echo=None, sink=None, slower_than=None),
+        signature = (name=None, *, monitor=None, log=None, echo=Given(None), sink=None, slower_than=Given(None)),
         text_signature = "(name=None, *, monitor=None, log=None, echo=False, sink=None, slower_than=0.0)"
     )]
     fn new(
@@ -627,18 +644,18 @@ impl Timer {
         name: Option<&Bound<'_, PyAny>>,
         monitor: Option<&Bound<'_, PyAny>>,
         log: Option<&Bound<'_, PyAny>>,
-        echo: Option<&Bound<'_, PyAny>>,
+        echo: Given<'_>,
         sink: Option<&Bound<'_, PyAny>>,
-        slower_than: Option<&Bound<'_, PyAny>>,
+        slower_than: Given<'_>,
     ) -> PyResult<Self> {
         static ROOM: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
         static STOPWATCH: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let room = ROOM.get_or_try_init(py, || Ok::<_, PyErr>(py.import("ferrule.timing")?.unbind()))?.bind(py);
         if let Some(name) = name
             && log.is_none()
-            && echo.is_none()
+            && echo.0.is_none()
             && sink.is_none()
-            && slower_than.is_none()
+            && slower_than.0.is_none()
         {
             // The usual case, which people put into loops: everything is known but the time.
             let monitor = match monitor {
@@ -657,9 +674,9 @@ impl Timer {
             name,
             monitor,
             log,
-            echo.map_or_else(|| false.into_bound_py_any(py), |echo| Ok(echo.clone()))?,
+            echo.0.map_or_else(|| false.into_bound_py_any(py), Ok)?,
             sink,
-            slower_than.map_or_else(|| 0.0.into_bound_py_any(py), |slow| Ok(slow.clone()))?,
+            slower_than.0.map_or_else(|| 0.0.into_bound_py_any(py), Ok)?,
         ))?;
         Ok(Self { stopwatch: stopwatch.cast_into::<Stopwatch>()?.unbind(), runs: Guarded::default() })
     }
@@ -738,8 +755,8 @@ impl Ready {
         this
     }
 
-    fn __next__(&self, py: Python<'_>) -> PyErr {
-        PyStopIteration::new_err((self.value.clone_ref(py),))
+    fn __next__(&self, py: Python<'_>) -> PyResult<()> {
+        Err(PyStopIteration::new_err((self.value.clone_ref(py),)))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

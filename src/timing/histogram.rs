@@ -192,9 +192,11 @@ impl Summary {
         if self.count < 2 {
             return 0.0;
         }
-        let total = u128::from(self.total);
-        let expected = total * total / u128::from(self.count);
-        (self.squares.saturating_sub(expected) as f64 / (self.count - 1) as f64).sqrt()
+        let (total, count) = (u128::from(self.total), u128::from(self.count));
+        // The sum of squares less the square of the sum over the count: in integers as far as they go.
+        let (whole, rest) = (total * total / count, total * total % count);
+        let spread = self.squares.saturating_sub(whole) as f64 - rest as f64 / count as f64;
+        (spread.max(0.0) / (self.count - 1) as f64).sqrt()
     }
 
     /// The duration that a share `q` (0 to 1) of all durations does not exceed, within 0.8 %: by nearest rank.
