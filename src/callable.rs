@@ -340,11 +340,13 @@ unsafe extern "C" fn unused(
     raise(pyo3::exceptions::PyTypeError::new_err("ferrule._core.Wrapper is a base class"))
 }
 
-/// The frame that runs the Python code which called us, as a number that tells it from every other running frame.
+/// The frame that runs the Python code which called us; none where no Python code has.
 #[must_use]
-pub fn calling_frame(_py: Python<'_>) -> usize {
-    // SAFETY: the thread is attached; the borrowed pointer is only compared, never followed.
-    unsafe { ffi::PyEval_GetFrame() }.addr()
+pub fn calling_frame(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
+    // SAFETY: the thread is attached.
+    let frame = unsafe { ffi::PyEval_GetFrame() };
+    // SAFETY: a borrowed reference, or null.
+    unsafe { Bound::from_borrowed_ptr_or_opt(py, frame.cast()) }
 }
 
 /// Whether an exception is of the kinds that a program handles, as opposed to those that end it.

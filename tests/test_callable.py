@@ -30,7 +30,14 @@ from ferrule import PerformanceMonitor, _core, count_calls, timed
 
 HAVE_VECTORCALL = 1 << 11
 METHOD_DESCRIPTOR = 1 << 17
-NATIVE = [_core.Wrapper, _core.Passthrough, _core.Panicking, _core.TimedFunction, _core.CountedFunction]
+NATIVE = [
+    _core.Wrapper,
+    _core.Shell,
+    _core.Passthrough,
+    _core.Panicking,
+    _core.TimedFunction,
+    _core.CountedFunction,
+]
 
 
 def measured(function):
@@ -42,12 +49,18 @@ def overheard(function):
     return PerformanceMonitor().timed(sink=lambda *_: None)(function)
 
 
+def shell(function):
+    """As a Python shell has it that calls the function: what is wrapped is another object than what is called."""
+    return _core.Shell(function, functools.partial(function))
+
+
 def stacked(function):
     return measured(count_calls(_core.Passthrough(function)))
 
 
 WRAPS = {
     "passthrough": _core.Passthrough,
+    "shell": shell,
     "timed": measured,
     "timed with a sink": overheard,
     "counted": count_calls,
@@ -690,6 +703,7 @@ wrap = {
     "timed": timed,
     "timed with a sink": timed(sink=lambda *_: None),
     "counted": count_calls,
+    "shell": lambda function: _core.Shell(function, function),
     "stacked": lambda function: timed(count_calls(_core.Passthrough(function))),
 }[name]
 
@@ -1015,6 +1029,26 @@ def counted(x):
     return x
 
 
+@timed(monitor=PerformanceMonitor())
+async def clocked_coroutine(x):
+    return x
+
+
+@timed(monitor=PerformanceMonitor())
+def clocked_generator(x):
+    yield x
+
+
+@timed(monitor=PerformanceMonitor())
+async def clocked_async_generator(x):
+    yield x
+
+
+@PerformanceMonitor().profile_memory
+def profiled(x):
+    return x
+
+
 class Pickled:
     @_core.Passthrough
     def passed(self):
@@ -1047,7 +1081,10 @@ class Pickled:
 class TestCopies:
     @pytest.mark.parametrize(
         "wrapper",
-        [passed, clocked, counted, Pickled.passed, Pickled.clocked, Pickled.counted, Pickled.Inner.method],
+        [
+            *(passed, clocked, counted, clocked_coroutine, clocked_generator, clocked_async_generator, profiled),
+            *(Pickled.passed, Pickled.clocked, Pickled.counted, Pickled.Inner.method),
+        ],
         ids=lambda wrapper: wrapper.__qualname__,
     )
     def test_are_the_thing_itself(self, wrapper):
@@ -1210,6 +1247,28 @@ class TestLife:
         references = [make() for _ in range(10)]
         gc.collect()
         assert [reference() for reference in references] == [None] * 10
+
+    @pytest.mark.parametrize("function", ["coroutine", "generator", "async generator"])
+    def test_a_cycle_through_a_shell_is_collected(self, function):
+        def make():
+            async def coroutine():
+                return measured_one
+
+            def generator():
+                yield measured_one
+
+            async def async_generator():
+                yield measured_one
+
+            kinds = {"coroutine": coroutine, "generator": generator, "async generator": async_generator}
+            measured_one = PerformanceMonitor().timed(kinds[function])
+            profiled_one = PerformanceMonitor().profile_memory(measured_one)
+            measured_one.other = profiled_one
+            return [weakref.ref(measured_one), weakref.ref(profiled_one)]
+
+        references = [reference for _ in range(10) for reference in make()]
+        gc.collect()
+        assert [reference() for reference in references] == [None] * 20
 
     def test_what_is_alive_is_not_collected(self, wrap):
         class Cycle:

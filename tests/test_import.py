@@ -162,21 +162,3 @@ PerformanceMonitor().stats()
             print(timer.elapsed)
         """)
         assert (done.stdout, done.stderr) == ("30.0\n", "")
-
-    def test_several_interpreter_states_say_so(self, python):
-        """A module that keeps state for the process is refused by subinterpreters, rather than shared by mistake."""
-        done = python("""
-            try:
-                import _interpreters as interpreters
-            except ImportError:
-                import _xxsubinterpreters as interpreters
-            interpreter = interpreters.create()
-            code = "try:\\n import ferrule._core\\nexcept ImportError:\\n pass"
-            try:
-                interpreters.run_string(interpreter, code)
-            except AttributeError:
-                interpreters.exec(interpreter, code)
-            import ferrule
-            print(ferrule.count_calls(len)("abc"))
-        """)
-        assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr

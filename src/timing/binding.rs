@@ -578,7 +578,8 @@ impl<'py> FromPyObject<'_, 'py> for Given<'py> {
 
 /// A block that has been entered and not yet left.
 struct Run {
-    frame: usize,
+    /// Held, so that its address is no other frame's while the block runs.
+    frame: Option<Py<PyAny>>,
     thread: usize,
     start: u64,
 }
@@ -595,11 +596,13 @@ impl Runs {
     /// A `with` statement enters and leaves in one frame, and every call, coroutine and generator has a frame of its own:
     /// so blocks that share a timer are told apart under threads, tasks, generators and recursion. What is entered in one
     /// frame and left in another (`ExitStack`) is taken for properly nested on its thread.
-    fn innermost(&self, frame: usize, thread: usize) -> Option<usize> {
-        let by_frame = self.active.iter().rposition(|run| run.frame == frame && run.thread == thread);
-        by_frame
-            .or_else(|| self.active.iter().rposition(|run| run.frame == frame))
-            .or_else(|| self.active.iter().rposition(|run| run.thread == thread))
+    fn innermost(&self, frame: Option<&Bound<'_, PyAny>>, thread: usize) -> Option<usize> {
+        let here = |run: &Run| match (&run.frame, frame) {
+            (Some(entered), Some(frame)) => entered.is(frame),
+            (None, None) => run.thread == thread,
+            _ => false,
+        };
+        self.active.iter().rposition(here).or_else(|| self.active.iter().rposition(|run| run.thread == thread))
     }
 }
 
@@ -612,21 +615,22 @@ pub struct Timer {
 
 impl Timer {
     fn enter(&self, py: Python<'_>) {
-        let (frame, thread) = (calling_frame(py), this_thread());
+        let (frame, thread) = (calling_frame(py).map(Bound::unbind), this_thread());
         self.runs.with(py, |runs, _| runs.active.push(Run { frame, thread, start: precise() }));
     }
 
     fn leave(&self, py: Python<'_>, error: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let now = precise();
         let (frame, thread) = (calling_frame(py), this_thread());
-        let duration = self.runs.with(py, |runs, _| {
+        let left = self.runs.with(py, |runs, _| {
             // A block entered on one thread and left on another is the last that was entered.
-            let run = runs.innermost(frame, thread).or_else(|| runs.active.len().checked_sub(1))?;
+            let run = runs.innermost(frame.as_ref(), thread).or_else(|| runs.active.len().checked_sub(1))?;
             let run = runs.active.remove(run);
             runs.last = now.saturating_sub(run.start);
-            Some(runs.last)
+            Some((runs.last, run.frame))
         });
-        let duration = duration.ok_or(Error::State("this Timer was left more often than it was entered"))?;
+        // The frame that the run held is let go when this function ends, with the cell closed.
+        let (duration, _frame) = left.ok_or(Error::State("this Timer was left more often than it was entered"))?;
         let error = error.map(|error| PyErr::from_value(error.clone()));
         self.stopwatch.get().finish(py, duration, error.as_ref())
     }
@@ -721,7 +725,7 @@ impl Timer {
     #[getter]
     fn elapsed(&self, py: Python<'_>) -> f64 {
         let (frame, thread) = (calling_frame(py), this_thread());
-        let nanoseconds = self.runs.with(py, |runs, _| match runs.innermost(frame, thread) {
+        let nanoseconds = self.runs.with(py, |runs, _| match runs.innermost(frame.as_ref(), thread) {
             Some(run) => precise().saturating_sub(runs.active[run].start),
             None => runs.last,
         });
@@ -735,7 +739,8 @@ impl Timer {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.stopwatch)
+        visit.call(&self.stopwatch)?;
+        self.runs.traverse(|runs| runs.active.iter().try_for_each(|run| visit.call(&run.frame)))
     }
 }
 
