@@ -9,12 +9,14 @@
 //! of the dead and released when the cell is closed, because releasing may run anybody's `__del__`.
 //!
 //! The ways out into Python that have to hold even at the interpreter's end are here, too: [`call_method`], [`release`],
-//! [`with_nothing_raised`], and the question whether the interpreter is going.
+//! [`with_nothing_raised`], and the question whether the interpreter is going; and [`Made`], what is made once and for all.
 #![expect(
     unsafe_code,
     reason = "the interpreter lock's token stands in for a mutex; calls that end with the interpreter"
 )]
 
+use std::convert::Infallible;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{mem, ptr};
 
@@ -200,6 +202,61 @@ mod cell {
         }
     }
 }
+
+/// Something that is made once, when it is first asked for: a name, a function of some module.
+///
+/// `PyO3`'s own `PyOnceLock` detaches while it is locked. When another thread forks at that moment, or the interpreter
+/// goes, the lock stays locked, and who comes next waits for ever. Here nothing is locked while something is made: who
+/// comes at the same time makes another one, and the first that is ready stays.
+pub struct Made<T>(OnceLock<T>);
+
+impl<T> Made<T> {
+    /// Nothing made yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    /// What was made, or is made now by `init`.
+    #[inline]
+    pub fn get_or_init(&self, py: Python<'_>, init: impl FnOnce() -> T) -> &T {
+        let Ok(value) = self.get_or_try_init(py, || Ok::<_, Infallible>(init()));
+        value
+    }
+
+    /// What was made, or is made now by `init`; if that fails, it is still to be made.
+    #[inline]
+    pub fn get_or_try_init<E>(&self, _py: Python<'_>, init: impl FnOnce() -> Result<T, E>) -> Result<&T, E> {
+        if let Some(value) = self.0.get() {
+            return Ok(value);
+        }
+        let value = init()?;
+        Ok(self.0.get_or_init(|| value))
+    }
+}
+
+impl<T> Default for Made<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Made<Py<PyAny>> {
+    /// `name` of the module `module`, as it was when it was first asked for.
+    #[inline]
+    pub fn import<'py>(&self, py: Python<'py>, module: &str, name: &str) -> PyResult<&Bound<'py, PyAny>> {
+        Ok(self.get_or_try_init(py, || Ok::<_, PyErr>(py.import(module)?.getattr(name)?.unbind()))?.bind(py))
+    }
+}
+
+/// A string of the program's text as an interned Python string, made once; see [`Made`].
+macro_rules! interned {
+    ($py: expr, $text: literal) => {{
+        static NAME: $crate::guarding::Made<pyo3::Py<pyo3::types::PyString>> = $crate::guarding::Made::new();
+        NAME.get_or_init($py, || pyo3::types::PyString::intern($py, $text).unbind()).bind($py)
+    }};
+}
+pub(crate) use interned;
 
 /// A number that many threads add to and none loses an addition.
 #[derive(Default)]

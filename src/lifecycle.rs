@@ -11,12 +11,10 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
 
-use crate::guarding;
+use crate::guarding::{self, Made, interned};
 
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
@@ -51,18 +49,22 @@ pub fn detached<R: Send>(py: Python<'_>, wait: impl FnOnce() -> R + Send) -> R {
 /// Whether this is the thread in which signal handlers run. Runs no Python code but the first time: a thread that is about
 /// to wait should not be in the middle of some when the interpreter goes.
 pub fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    if guarding::interpreter_is_going() {
+        // No handlers run any more, and there are no modules left to ask.
+        return Ok(false);
+    }
     let mut main = MAIN_THREAD.load(Ordering::Relaxed);
     if main == 0 {
         // Not at import: `threading` is worth a millisecond, and whoever waits has loaded it already.
         let thread = py.import("threading")?.call_method0("main_thread")?;
-        main = thread.getattr(intern!(py, "ident"))?.extract()?;
+        main = thread.getattr(interned!(py, "ident"))?.extract()?;
         MAIN_THREAD.store(main, Ordering::Relaxed);
     }
     Ok(ident(py)? == main)
 }
 
 fn ident(py: Python<'_>) -> PyResult<u64> {
-    static GET_IDENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static GET_IDENT: Made<Py<PyAny>> = Made::new();
     let known = IDENT.get();
     if known != 0 {
         return Ok(known);

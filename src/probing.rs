@@ -2,11 +2,10 @@
 //! to which a test does what no room may do.
 
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::callable::{Call, Native, Outcome, Wrapper};
-use crate::guarding::{Guarded, call_method, release};
+use crate::guarding::{Guarded, call_method, interned, release};
 
 /// Forwards a call and does nothing else: the cost of the call layer itself.
 #[pyclass(extends = Wrapper, frozen, immutable_type, module = "ferrule._core")]
@@ -97,7 +96,7 @@ impl GuardedValues {
     #[pyo3(signature = (function, /))]
     fn call_inside<'py>(&self, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = function.py();
-        self.values.with(py, |_, _| call_method(function, intern!(py, "__call__"), &[]))
+        self.values.with(py, |_, _| call_method(function, interned!(py, "__call__"), &[]))
     }
 
     /// Releases references inside the open cell.

@@ -16,12 +16,10 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyException;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 use crate::clock::{self, binding as alarms};
-use crate::guarding::{Guarded, call_method};
+use crate::guarding::{Guarded, Made, call_method, interned};
 use crate::lifecycle;
 
 /// How long the main thread waits before it looks for signals: Ctrl-C takes at most this and a little more.
@@ -280,7 +278,7 @@ fn call_in_loop(
     for _ in 0..TRIES {
         // Errors are dropped where PyO3 counts the thread as attached, so that they don't live on.
         let taken = Python::attach(|py| {
-            let scheduled = call_method(event_loop, intern!(py, "call_soon_threadsafe"), &[function, argument]);
+            let scheduled = call_method(event_loop, interned!(py, "call_soon_threadsafe"), &[function, argument]);
             match scheduled {
                 Ok(_) => Some(true),
                 // The loop is closed.
@@ -305,15 +303,15 @@ fn call_in_loop(
 #[pyo3(name = "wake_future")]
 fn end_wait(future: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = future.py();
-    if !call_method(future, intern!(py, "done"), &[])?.is_truthy()? {
-        call_method(future, intern!(py, "set_result"), &[py.None().bind(py)])?;
+    if !call_method(future, interned!(py, "done"), &[])?.is_truthy()? {
+        call_method(future, interned!(py, "set_result"), &[py.None().bind(py)])?;
     }
     Ok(())
 }
 
 /// The callable that ends the wait of a task, in its own loop.
 fn wake_future(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static WAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static WAKE: Made<Py<PyAny>> = Made::new();
     let wake = WAKE.get_or_try_init(py, || Ok::<_, PyErr>(wrap_pyfunction!(end_wait, py)?.into_any().unbind()))?;
     Ok(wake.bind(py))
 }
@@ -398,8 +396,8 @@ pub mod binding {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::{
-        Arc, Duration, Guarded, PyAny, PyOnceLock, PyTraverseError, PyVisit, Python, Settled, Ticket, VecDeque,
-        Waiters, Woken, alarms, call_in_loop, call_method, clock, end_wait, intern,
+        Arc, Duration, Guarded, Made, PyAny, PyTraverseError, PyVisit, Python, Settled, Ticket, VecDeque, Waiters,
+        Woken, alarms, call_in_loop, call_method, clock, end_wait, interned,
     };
     use crate::errors::Error;
     use crate::guarding;
@@ -568,7 +566,7 @@ pub mod binding {
         ) -> PyResult<Bound<'py, Place>> {
             let py = this.py();
             let deadline = deadline(timeout)?;
-            let future = call_method(event_loop, intern!(py, "create_future"), &[])?;
+            let future = call_method(event_loop, interned!(py, "create_future"), &[])?;
             let ticket = Ticket::for_task(event_loop, &future);
             let place = Bound::new(
                 py,
@@ -672,7 +670,7 @@ pub mod binding {
                 let left = Duration::from_nanos(moment.saturating_sub(clock::precise())).as_secs_f64();
                 let left = left.into_pyobject(py)?;
                 let call = [left.as_any(), ring(py)?, place.as_any()];
-                Some(call_method(event_loop, intern!(py, "call_later"), &call)?.unbind())
+                Some(call_method(event_loop, interned!(py, "call_later"), &call)?.unbind())
             };
             let place = place.unbind();
             let rung = alarms::set_alarm(
@@ -719,7 +717,7 @@ pub mod binding {
             Python::attach(|py| {
                 if let Some(timer) = clockwork.timer {
                     // It fails only by a signal handler's exception; a timer that rings in vain does no harm.
-                    let _ = call_method(timer.bind(py), intern!(py, "cancel"), &[]);
+                    let _ = call_method(timer.bind(py), interned!(py, "cancel"), &[]);
                 }
             });
         }
@@ -741,7 +739,7 @@ pub mod binding {
 
     /// What a place's event loop calls when the timer or the manual clock has rung.
     fn ring(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-        static RING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static RING: Made<Py<PyAny>> = Made::new();
         let ring = RING.get_or_try_init(py, || Ok::<_, PyErr>(wrap_pyfunction!(rung, py)?.into_any().unbind()))?;
         Ok(ring.bind(py))
     }

@@ -1228,8 +1228,17 @@ class TestLife:
             assert Base().method() is Base
             return weakref.ref(Base)
 
-        reference = make()
+        def plain():
+            class Base:
+                def method(self):
+                    return Base
+
+            return weakref.ref(Base)
+
+        reference, control = make(), plain()
         gc.collect()
+        if control() is not None:
+            pytest.skip("this interpreter keeps every class for ever once threads have run")
         assert reference() is None
 
     def test_a_cycle_through_a_listener_is_collected(self):

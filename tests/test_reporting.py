@@ -110,7 +110,8 @@ class TestFormatting:
 
 
 class TestTable:
-    def test_is_aligned_and_has_units(self, monitor):
+    def test_is_aligned_and_has_units(self):
+        monitor = PerformanceMonitor()
         record(monitor, "fetch", 0.001, 0.002, 0.003, 1.5)
         record(monitor, "a long name", *[2e-6] * 1234, errors=5)
         record(monitor, "größe", 0)
@@ -145,7 +146,8 @@ class TestTable:
             assert all(row[end - 1].isdigit() and row[end] == " " for row in rows)
         assert all(row == row.rstrip() for row in rows)
 
-    def test_exact_text(self, monitor):
+    def test_exact_text(self):
+        monitor = PerformanceMonitor()
         record(monitor, "parse", *[0.5e-3] * 4)
         record(monitor, "fetch", 2)
         assert monitor.report().splitlines() == [
@@ -155,7 +157,8 @@ class TestTable:
             "parse      4  2.00 ms   500 µs   0 s    500 µs   500 µs   500 µs   500 µs   500 µs   500 µs",
         ]
 
-    def test_columns_for_errors_and_memory_come_when_there_are_any(self, monitor):
+    def test_columns_for_errors_and_memory_come_when_there_are_any(self):
+        monitor = PerformanceMonitor()
         record(monitor, "fine", 1)
         assert "errors" not in monitor.report()
         assert "net" not in monitor.report()
@@ -171,7 +174,8 @@ class TestTable:
     @pytest.mark.parametrize(
         "sort", ["count", "errors", "total", "mean", "stdev", "min", "p50", "p90", "p99", "p999", "max"]
     )
-    def test_sorted_by_each_column_from_the_largest_down(self, monitor, sort):
+    def test_sorted_by_each_column_from_the_largest_down(self, sort):
+        monitor = PerformanceMonitor()
         record(monitor, "slow", 1, 9)
         record(monitor, "even", *[4] * 5)
         record(monitor, "wild", *[0.001] * 8, 30, errors=3)
@@ -180,36 +184,42 @@ class TestTable:
         assert [row.split()[0] for row in monitor.report(sort).splitlines()[2:]] == expected
         assert [row.split()[0] for row in monitor.report(sort=sort).splitlines()[2:]] == expected
 
-    def test_sorted_by_name_from_a_to_z(self, monitor):
+    def test_sorted_by_name_from_a_to_z(self):
+        monitor = PerformanceMonitor()
         for name in ("b", "c", "a"):
             record(monitor, name, 1)
         assert [row.split()[0] for row in monitor.report("name").splitlines()[2:]] == ["a", "b", "c"]
 
-    def test_by_total_unless_it_is_told(self, monitor):
+    def test_by_total_unless_it_is_told(self):
+        monitor = PerformanceMonitor()
         record(monitor, "often", *[1] * 10)
         record(monitor, "once", 5)
         assert monitor.report() == monitor.report("total")
         assert [row.split()[0] for row in monitor.report().splitlines()[2:]] == ["often", "once"]
 
     @pytest.mark.parametrize("sort", ["size", "", "TOTAL", None, 3])
-    def test_a_wrong_column_names_the_choices(self, monitor, sort):
+    def test_a_wrong_column_names_the_choices(self, sort):
+        monitor = PerformanceMonitor()
         with pytest.raises(ValueError, match=r"sort must be one of name, count, errors, .*, max, got ") as caught:
             monitor.report(sort)
         assert str(caught.value).endswith(repr(sort))
 
-    def test_nothing_measured(self, monitor):
+    def test_nothing_measured(self):
+        monitor = PerformanceMonitor()
         assert monitor.report() == "Nothing has been measured yet."
         monitor.timer("idle")
         assert monitor.report() == "Nothing has been measured yet.\n1 name has not run."
 
-    def test_names_that_have_not_run(self, monitor):
+    def test_names_that_have_not_run(self):
+        monitor = PerformanceMonitor()
         record(monitor, "ran", 1)
         for count, words in ((1, "1 name has not run."), (2, "2 names have not run.")):
             monitor.timer(f"idle {count}")
             assert monitor.report().splitlines()[-1] == words
             assert "idle" not in monitor.report()
 
-    def test_a_line_for_each_name_whatever_is_in_it(self, monitor):
+    def test_a_line_for_each_name_whatever_is_in_it(self):
+        monitor = PerformanceMonitor()
         for name in ("two\nlines", "", "tab\t", "a" * 200, "$x^$"):
             record(monitor, name, 1)
         rows = monitor.report("name").splitlines()
@@ -350,7 +360,8 @@ class TestPrometheus:
             for sample in family.samples
         }
 
-    def test_a_histogram_and_a_counter(self, monitor):
+    def test_a_histogram_and_a_counter(self):
+        monitor = PerformanceMonitor()
         registry = prometheus_client.CollectorRegistry()
         monitor.export_prometheus(registry)
         record(monitor, "load", *[0.001] * 5, *[0.3] * 4, 500, errors=3)
@@ -364,7 +375,8 @@ class TestPrometheus:
         assert 'ferrule_run_errors_total{name="load"} 3.0' in text
         assert 'ferrule_run_errors_total{name="save"} 0.0' in text
 
-    def test_buckets_are_cumulative_and_agree_with_the_stats(self, monitor):
+    def test_buckets_are_cumulative_and_agree_with_the_stats(self):
+        monitor = PerformanceMonitor()
         registry = prometheus_client.CollectorRegistry()
         monitor.export_prometheus(registry)
         durations = [1e-9 * 1.07**step for step in range(400)]
@@ -382,7 +394,8 @@ class TestPrometheus:
         assert samples["ferrule_run_seconds_sum", "load", None] == stats.total
         assert samples["ferrule_run_errors_total", "load", None] == 7
 
-    def test_is_pulled(self, monitor):
+    def test_is_pulled(self):
+        monitor = PerformanceMonitor()
         registry = prometheus_client.CollectorRegistry()
 
         @monitor.timed("load")
@@ -402,25 +415,29 @@ class TestPrometheus:
         assert self.samples(registry)["ferrule_run_seconds_count", "load", None] == 0
         assert (recorders(monitor)[:1], type(load), vars(load).keys()) == before
 
-    def test_an_empty_monitor(self, monitor):
+    def test_an_empty_monitor(self):
+        monitor = PerformanceMonitor()
         registry = prometheus_client.CollectorRegistry()
         monitor.export_prometheus(registry)
         assert self.samples(registry) == {}
 
-    def test_names_are_escaped(self, monitor):
+    def test_names_are_escaped(self):
+        monitor = PerformanceMonitor()
         registry = prometheus_client.CollectorRegistry()
         monitor.export_prometheus(registry)
         record(monitor, 'a "b"\n\\', 1)
         assert r'ferrule_run_errors_total{name="a \"b\"\n\\"} 0.0' in self.scrape(registry)
 
-    def test_twice_into_one_registry_is_its_own_error(self, monitor):
+    def test_twice_into_one_registry_is_its_own_error(self):
+        monitor = PerformanceMonitor()
         registry = prometheus_client.CollectorRegistry()
         monitor.export_prometheus(registry)
         with pytest.raises(ValueError, match="ferrule_run_seconds"):
             PerformanceMonitor().export_prometheus(registry)
 
     @pytest.mark.thread_unsafe(reason="registers with the registry of the whole process")
-    def test_the_librarys_own_registry(self, monitor, monkeypatch):
+    def test_the_librarys_own_registry(self, monkeypatch):
+        monitor = PerformanceMonitor()
         registry = prometheus_client.CollectorRegistry()
         monkeypatch.setattr(prometheus_client, "REGISTRY", registry)
         record(monitor, "load", 1)
@@ -433,6 +450,7 @@ def recorders(monitor):
 
 
 @with_otel
+@pytest.mark.thread_unsafe(reason="one reader for all threads")
 class TestOpenTelemetry:
     @pytest.fixture
     def reader(self):
@@ -530,6 +548,7 @@ class TestMissingExtras:
 
 
 class TestNativeStats:
-    def test_durations_may_be_timedeltas(self, monitor):
+    def test_durations_may_be_timedeltas(self):
+        monitor = PerformanceMonitor()
         record(monitor, "load", timedelta(milliseconds=5))
         assert monitor.report().splitlines()[-1].split()[2:4] == ["5.00", "ms"]

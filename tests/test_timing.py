@@ -9,6 +9,7 @@ import inspect
 import logging
 import math
 import os
+import random
 import statistics
 import sys
 import threading
@@ -465,7 +466,9 @@ class TestFunctions:
 
 
 class TestThreads:
-    def test_no_run_is_lost(self, monitor):
+    def test_no_run_is_lost(self):
+        monitor = PerformanceMonitor()
+
         @monitor.timed("work")
         def work(number):
             if number % 4 == 0:
@@ -1425,6 +1428,29 @@ class TestTimer:
         span.close()
         assert heard.seconds == [2, 3]
 
+    def test_entered_and_left_in_functions_of_every_size(self, clock):
+        """A frame that has ended gives its place in memory to others of its size, and is not taken for them."""
+        scope = {}
+        for size in range(0, 60, 4):
+            body = "".join(f"    v{number} = 1\n" for number in range(size))
+            exec(f"def enter{size}(timer):\n{body}    timer.__enter__()\n", scope)
+            exec(f"def leave{size}(timer):\n{body}    timer.__exit__(None, None, None)\n", scope)
+        enter, leave = ([each for name, each in scope.items() if name.startswith(word)] for word in ("enter", "leave"))
+        chosen = random.Random(1)
+        wrong = []
+        for _ in range(1_000):
+            heard = Heard()
+            timer = Timer(sink=heard)
+            chosen.choice(enter)(timer)
+            clock.advance(10)
+            chosen.choice(enter)(timer)
+            clock.advance(1)
+            chosen.choice(leave)(timer)
+            chosen.choice(leave)(timer)
+            if heard.seconds != [1, 11]:
+                wrong.append(heard.seconds)
+        assert wrong == []
+
     def test_entered_in_one_thread_and_left_in_another(self, clock):
         timer = Timer()
         thread = threading.Thread(target=timer.__enter__)
@@ -1998,7 +2024,9 @@ def from_module(module, qualname="load"):
 
 
 class TestNames:
-    def test_the_qualified_name(self, monitor):
+    def test_the_qualified_name(self):
+        monitor = PerformanceMonitor()
+
         class Callable:
             def __call__(self): ...
 
@@ -2015,7 +2043,8 @@ class TestNames:
             "TestNames.test_the_qualified_name.<locals>.Callable",
         ]
 
-    def test_two_modules_with_one_name_are_kept_apart(self, monitor):
+    def test_two_modules_with_one_name_are_kept_apart(self):
+        monitor = PerformanceMonitor()
         first, second = from_module("one"), from_module("two")
         heard = Heard()
         measured = [monitor.timed(sink=heard)(each) for each in (first, second, first, second)]
@@ -2025,7 +2054,8 @@ class TestNames:
         assert {name: stats.count for name, stats in monitor.stats().items()} == {"load": 101, "two.load": 1010}
         assert {name for name, _, _ in heard} == {"load", "two.load"}
 
-    def test_a_name_that_is_given_is_shared(self, monitor):
+    def test_a_name_that_is_given_is_shared(self):
+        monitor = PerformanceMonitor()
         with monitor.timer("load"):
             pass
         for function in (
@@ -2036,12 +2066,14 @@ class TestNames:
             function()
         assert {name: stats.count for name, stats in monitor.stats().items()} == {"load": 4}
 
-    def test_monitors_are_apart(self, monitor):
+    def test_monitors_are_apart(self):
+        monitor = PerformanceMonitor()
         other = PerformanceMonitor()
         monitor.timed("load")(lambda: 1)()
         assert other.stats() == {}
 
-    def test_any_string_will_do(self, monitor):
+    def test_any_string_will_do(self):
+        monitor = PerformanceMonitor()
         for name in ("", " ", "a b", "größe", "x" * 10_000, "line\nbreak", "\N{SNOWMAN}"):
             with monitor.timer(name):
                 pass
@@ -2077,7 +2109,8 @@ class TestNames:
         assert monitor.stats()["name"].count == 3
         assert caplog.records == []
 
-    def test_the_limit_has_a_default(self, monitor):
+    def test_the_limit_has_a_default(self):
+        monitor = PerformanceMonitor()
         for number in range(1_000):
             monitor.timer(f"name {number}")
         assert len(monitor.stats()) == 1_000

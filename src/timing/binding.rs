@@ -273,9 +273,10 @@ impl Stopwatch {
     #[cold]
     fn tell(&self, py: Python<'_>, duration: u64, error: Option<&PyErr>) -> PyResult<()> {
         let Some(notify) = &self.notify else { return Ok(()) };
+        #[cfg(not(Py_3_12))]
         if let Some(error) = error {
             // Up to 3.11 the traceback travels beside the exception; listeners want it on it.
-            error.value(py).setattr("__traceback__", error.traceback(py))?;
+            error.value(py).setattr(intern!(py, "__traceback__"), error.traceback(py))?;
         }
         let name = self.name.as_ref().map_or_else(|| py.None(), |name| name.clone_ref(py)).into_bound(py);
         let seconds = PyFloat::new(py, seconds(duration as f64)).into_any();
@@ -288,7 +289,7 @@ impl Stopwatch {
             }
             Err(interrupt) => {
                 if !value.is_none() && !interrupt.value(py).is(&value) {
-                    interrupt.value(py).setattr("__context__", value)?;
+                    interrupt.value(py).setattr(intern!(py, "__context__"), value)?;
                 }
                 Err(interrupt)
             }
