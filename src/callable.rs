@@ -84,8 +84,8 @@ impl Raised<'_> {
 pub enum Failure<'py> {
     /// The exception is set already.
     Raised(Raised<'py>),
-    /// The exception is still to be set.
-    Error(PyErr),
+    /// The exception is still to be set. Boxed, so that what a call gives back fits into registers.
+    Error(Box<PyErr>),
 }
 
 impl<'py> From<Raised<'py>> for Failure<'py> {
@@ -96,7 +96,7 @@ impl<'py> From<Raised<'py>> for Failure<'py> {
 
 impl From<PyErr> for Failure<'_> {
     fn from(error: PyErr) -> Self {
-        Self::Error(error)
+        Self::Error(Box::new(error))
     }
 }
 
@@ -119,7 +119,70 @@ pub struct Call<'a, 'py> {
     borrowed: PhantomData<(&'a PyAny, Python<'py>)>,
 }
 
-impl<'py> Call<'_, 'py> {
+impl<'a, 'py> Call<'a, 'py> {
+    /// How many arguments came by position.
+    #[inline]
+    #[must_use]
+    pub fn positional(self) -> usize {
+        self.nargsf & !ffi::PY_VECTORCALL_ARGUMENTS_OFFSET
+    }
+
+    /// The names of those that came by keyword.
+    #[inline]
+    #[must_use]
+    pub fn keywords(self, py: Python<'py>) -> Option<Borrowed<'a, 'py, PyTuple>> {
+        if self.kwnames.is_null() {
+            return None;
+        }
+        // SAFETY: the caller holds the names for as long as the call lasts.
+        let names = unsafe { Borrowed::from_ptr(py, self.kwnames) };
+        // SAFETY: the protocol says that they are a tuple.
+        Some(unsafe { names.cast_unchecked() }).filter(|names: &Borrowed<'_, '_, PyTuple>| !names.is_empty())
+    }
+
+    /// An argument: those by position come first, then those by keyword in the order of their names.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline]
+    #[must_use]
+    pub fn argument(self, py: Python<'py>, index: usize) -> Borrowed<'a, 'py, PyAny> {
+        let positional = self.positional();
+        assert!(index < positional || index - positional < self.keywords(py).map_or(0, |names| names.len()));
+        // SAFETY: the vector holds that many arguments, as just checked.
+        let place = unsafe { self.args.add(index) };
+        // SAFETY: `place` lies within the vector.
+        let argument = unsafe { *place };
+        // SAFETY: the caller holds the arguments for as long as the call lasts.
+        unsafe { Borrowed::from_ptr(py, argument) }
+    }
+
+    /// The argument of a call that has one alone: by position, or by the keyword `name`, if that is the very same string.
+    #[inline]
+    #[must_use]
+    pub fn only_argument(self, py: Python<'py>, name: Option<&Py<PyAny>>) -> Option<Borrowed<'a, 'py, PyAny>> {
+        match (self.positional(), self.keywords(py), name) {
+            (1, None, _) => Some(self.argument(py, 0)),
+            (0, Some(names), Some(name)) if names.len() == 1 && tuple_item(names, 0).is(name) => {
+                Some(self.argument(py, 0))
+            }
+            _ => None,
+        }
+    }
+
+    /// The arguments as a tuple and a dictionary.
+    pub fn unpack(self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
+        let positional = self.positional();
+        let args = PyTuple::new(py, (0..positional).map(|index| self.argument(py, index)))?;
+        let kwargs = PyDict::new(py);
+        if let Some(names) = self.keywords(py) {
+            for index in 0..names.len() {
+                kwargs.set_item(tuple_item(names, index), self.argument(py, positional + index))?;
+            }
+        }
+        Ok((args, kwargs))
+    }
+
     /// Calls `function` with the very same arguments.
     pub fn forward(self, function: &Bound<'py, PyAny>) -> Result<Bound<'py, PyAny>, Raised<'py>> {
         guarding::assert_nothing_is_open("a call into Python");
@@ -134,6 +197,50 @@ impl<'py> Call<'_, 'py> {
         // SAFETY: a call that did not fail returns a new reference.
         Ok(unsafe { Bound::from_owned_ptr(function.py(), result) })
     }
+}
+
+/// Arguments that came as a tuple and a dictionary, laid out as a [`Call`].
+pub struct Packed<'py> {
+    arguments: Vec<Bound<'py, PyAny>>,
+    positional: usize,
+    names: Option<Bound<'py, PyTuple>>,
+}
+
+impl<'py> Packed<'py> {
+    /// Lays the arguments out; `first`, where given, goes in front of them.
+    pub fn new(
+        first: Option<&Bound<'py, PyAny>>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Self> {
+        let mut arguments: Vec<_> = first.into_iter().cloned().chain(args.iter()).collect();
+        let positional = arguments.len();
+        let names = kwargs.filter(|kwargs| !kwargs.is_empty()).map(|kwargs| {
+            arguments.extend(kwargs.values());
+            PyTuple::new(args.py(), kwargs.keys())
+        });
+        Ok(Self { arguments, positional, names: names.transpose()? })
+    }
+
+    /// The call.
+    #[must_use]
+    pub fn call(&self) -> Call<'_, 'py> {
+        Call {
+            // A `Bound` is a pointer to its object and nothing else.
+            args: self.arguments.as_ptr().cast(),
+            nargsf: self.positional,
+            kwnames: self.names.as_ref().map_or(ptr::null_mut(), Bound::as_ptr),
+            borrowed: PhantomData,
+        }
+    }
+}
+
+/// Compares two objects of exact built-in types, whose `==` runs no Python code and can't fail.
+#[inline]
+#[must_use]
+pub fn plain_equal(one: Borrowed<'_, '_, PyAny>, other: Borrowed<'_, '_, PyAny>) -> bool {
+    // SAFETY: both are alive, and the thread is attached.
+    unsafe { ffi::PyObject_RichCompareBool(one.as_ptr(), other.as_ptr(), ffi::Py_EQ) == 1 }
 }
 
 unsafe extern "C" fn trampoline<T: Native>(
@@ -154,7 +261,7 @@ unsafe extern "C" fn trampoline<T: Native>(
     match outcome {
         Ok(Ok(result)) => result.into_ptr(),
         Ok(Err(Failure::Raised(_))) => ptr::null_mut(),
-        Ok(Err(Failure::Error(error))) => raise(error),
+        Ok(Err(Failure::Error(error))) => raise(*error),
         Err(panic) => raise(panic_exception(panic.as_ref())),
     }
 }
@@ -312,6 +419,7 @@ pub fn publish_all(py: Python<'_>) -> PyResult<()> {
     publish::<crate::probing::Panicking>(py, offset);
     publish::<crate::timing::binding::TimedFunction>(py, offset);
     publish::<crate::timing::binding::CountedFunction>(py, offset);
+    publish::<crate::caching::binding::CachedFunction>(py, offset);
     Ok(())
 }
 
@@ -347,6 +455,37 @@ pub fn calling_frame(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
     let frame = unsafe { ffi::PyEval_GetFrame() };
     // SAFETY: a borrowed reference, or null.
     unsafe { Bound::from_borrowed_ptr_or_opt(py, frame.cast()) }
+}
+
+/// An object's class, borrowed for as long as the object is.
+#[inline]
+#[must_use]
+pub fn type_of<'a, 'py>(py: Python<'py>, object: Borrowed<'a, 'py, PyAny>) -> Borrowed<'a, 'py, PyAny> {
+    // SAFETY: the object is alive.
+    let class = unsafe { ffi::Py_TYPE(object.as_ptr()) };
+    // SAFETY: an object keeps its class alive.
+    unsafe { Borrowed::from_ptr(py, class.cast()) }
+}
+
+/// An item of a tuple, borrowed for as long as the tuple is.
+///
+/// # Panics
+/// If there are fewer.
+#[inline]
+#[must_use]
+pub fn tuple_item<'a, 'py>(tuple: Borrowed<'a, 'py, PyTuple>, index: usize) -> Borrowed<'a, 'py, PyAny> {
+    assert!(index < tuple.len());
+    // SAFETY: the index lies within the tuple, as just checked.
+    let item = unsafe { ffi::PyTuple_GET_ITEM(tuple.as_ptr(), index.cast_signed()) };
+    // SAFETY: a tuple keeps its items alive, and doesn't change.
+    unsafe { Borrowed::from_ptr(tuple.py(), item) }
+}
+
+/// A number that is this thread's own while it lives.
+#[must_use]
+pub fn this_thread() -> usize {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.with(|here| ptr::from_ref(here).addr())
 }
 
 /// Whether an exception is of the kinds that a program handles, as opposed to those that end it.

@@ -29,6 +29,14 @@ pub enum Error {
     /// Something was asked for at a time when it can't be had.
     #[error("{0}")]
     State(&'static str),
+    /// A value that weighs more than its cache holds.
+    #[error("the value weighs {weight}, and the cache holds {maxsize}")]
+    TooHeavy {
+        /// What it weighs.
+        weight: u64,
+        /// What the cache holds.
+        maxsize: u64,
+    },
     /// A wait ended by its deadline.
     #[error("nothing came within {0} s")]
     TimedOut(f64),
@@ -60,7 +68,7 @@ impl From<Error> for PyErr {
         let text = error.to_string();
         match error {
             Error::Type { .. } => PyTypeError::new_err(text),
-            Error::Value { .. } => PyValueError::new_err(text),
+            Error::Value { .. } | Error::TooHeavy { .. } => PyValueError::new_err(text),
             Error::State(_) => PyRuntimeError::new_err(text),
             Error::TimedOut(_) => PyTimeoutError::new_err(text),
         }

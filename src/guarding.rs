@@ -87,6 +87,14 @@ impl<T> Guarded<T> {
         result
     }
 
+    /// Opens the cell for `body`, which runs no Python code and lets no reference go.
+    #[expect(clippy::inline_always, reason = "the hot path of every cache, measured")]
+    #[inline(always)]
+    pub fn peek<R>(&self, py: Python<'_>, body: impl FnOnce(&mut T) -> R) -> R {
+        let _opened = Opened::new();
+        self.cell.open(py, body)
+    }
+
     /// Shows the state to the garbage collector.
     pub fn traverse(&self, body: impl FnOnce(&T) -> Result<(), PyTraverseError>) -> Result<(), PyTraverseError> {
         self.cell.traverse(body)
@@ -115,6 +123,7 @@ mod cell {
             Self { value: UnsafeCell::new(value), open: AtomicBool::new(false) }
         }
 
+        #[inline]
         pub(super) fn open<R>(&self, _py: Python<'_>, body: impl FnOnce(&mut T) -> R) -> R {
             struct Close<'a>(&'a AtomicBool);
             impl Drop for Close<'_> {
@@ -147,7 +156,6 @@ mod cell {
 
 #[cfg(Py_GIL_DISABLED)]
 mod cell {
-    use std::ptr;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -161,12 +169,6 @@ mod cell {
         owner: AtomicUsize,
     }
 
-    /// A number that no other running thread has.
-    fn this_thread() -> usize {
-        thread_local!(static HERE: u8 = const { 0 });
-        HERE.with(|here| ptr::from_ref(here).addr())
-    }
-
     impl<T> Cell<T> {
         pub(super) const fn new(value: T) -> Self {
             Self { value: Mutex::new(value), owner: AtomicUsize::new(0) }
@@ -177,6 +179,7 @@ mod cell {
             self.value.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
+        #[inline]
         pub(super) fn open<R>(&self, _py: Python<'_>, body: impl FnOnce(&mut T) -> R) -> R {
             struct Close<'a>(&'a AtomicUsize);
             impl Drop for Close<'_> {
@@ -184,7 +187,7 @@ mod cell {
                     self.0.store(0, Ordering::Relaxed);
                 }
             }
-            let me = this_thread();
+            let me = crate::callable::this_thread();
             assert!(self.owner.load(Ordering::Relaxed) != me, "a guarded cell was opened while it was open");
             let mut value = self.lock();
             self.owner.store(me, Ordering::Relaxed);
@@ -263,6 +266,23 @@ pub(crate) use interned;
 pub struct Tally(AtomicU64);
 
 impl Tally {
+    /// A number that starts at zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Adds one and gives out the sum: nobody else gets the same.
+    #[inline]
+    pub fn next(&self, py: Python<'_>) -> u64 {
+        if cfg!(Py_GIL_DISABLED) {
+            self.0.fetch_add(1, Ordering::Relaxed) + 1
+        } else {
+            self.increment(py);
+            self.get()
+        }
+    }
+
     /// Adds one. With the interpreter lock held, which the token proves, a load and a store are as good as one step.
     #[inline]
     pub fn increment(&self, _py: Python<'_>) {
@@ -292,6 +312,12 @@ mod unwinding {
     use pyo3::ffi::PyObject;
 
     unsafe extern "C-unwind" {
+        pub(super) fn PyObject_Vectorcall(
+            callable: *mut PyObject,
+            args: *const *mut PyObject,
+            nargsf: usize,
+            kwnames: *mut PyObject,
+        ) -> *mut PyObject;
         pub(super) fn PyObject_VectorcallMethod(
             name: *mut PyObject,
             args: *const *mut PyObject,
@@ -361,6 +387,22 @@ pub fn call_method<'py>(
     });
     // SAFETY: a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(object.py(), result) }
+}
+
+/// Calls `function(*args)`, in a daemon thread even while the interpreter goes. At most four arguments.
+pub fn call<'py>(function: &Bound<'py, PyAny>, args: &[&Bound<'py, PyAny>]) -> PyResult<Bound<'py, PyAny>> {
+    assert_nothing_is_open("a call into Python");
+    let mut pointers = [ptr::null_mut(); 4];
+    for (pointer, argument) in pointers[..args.len()].iter_mut().zip(args) {
+        *pointer = argument.as_ptr();
+    }
+    let vectorcall: Function = unwinding::PyObject_Vectorcall;
+    let result = hanging(vectorcall, |vectorcall| {
+        // SAFETY: the function and the arguments are alive, and there are as many pointers as the count says.
+        unsafe { vectorcall(function.as_ptr(), pointers.as_ptr(), args.len(), ptr::null_mut()) }
+    });
+    // SAFETY: a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(function.py(), result) }
 }
 
 /// Sends a value into a generator, in a daemon thread even while the interpreter goes.

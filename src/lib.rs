@@ -3,6 +3,7 @@
 //! A room's *core* is plain Rust and stands without Python; its *binding* shows the core to Python and is built with the
 //! `python` feature. The module below is the table of contents of `ferrule._core`.
 
+pub mod caching;
 #[cfg(feature = "python")]
 pub mod callable;
 pub mod clock;
@@ -21,6 +22,8 @@ pub mod waiting;
 #[cfg(feature = "python")]
 #[pyo3::pymodule]
 mod _core {
+    #[pymodule_export]
+    use crate::caching::binding::{Cache, CachedFunction, CoroutineCaching, Journey, Keys};
     #[pymodule_export]
     use crate::callable::{Shell, Wrapper};
     #[pymodule_export]

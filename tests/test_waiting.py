@@ -870,11 +870,11 @@ class TestCancellation:
         put = itertools.count()
 
         def putter():
+            # In bursts: tasks that always find something kept never wait.
             while not stop.is_set():
-                if len(line) < 100:
+                for _ in range(20):
                     line.put(next(put))
-                else:
-                    time.sleep(0)
+                time.sleep(0.0002)
 
         thread = threading.Thread(target=putter, daemon=True)
         thread.start()

@@ -8,16 +8,22 @@ __version__ = "0.1.0"
 
 # A public name, and the module that it lives in. The stub beside this file says the same to type checkers.
 _HOMES = {
+    "Cache": "caching",
+    "CacheInfo": "caching",
+    "CacheStats": "caching",
     "FerruleError": "_errors",
     "MemoryStats": "timing",
     "MissingExtra": "_errors",
     "PerformanceMonitor": "timing",
     "Timer": "timing",
     "TimingStats": "timing",
+    "cache": "caching",
+    "cached": "caching",
     "count_calls": "timing",
+    "lru_cache": "caching",
     "timed": "timing",
 }
-_ROOMS = ("testing", "timing")
+_ROOMS = ("caching", "testing", "timing")
 
 __all__ = [  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll] - made from the table
     "__version__",

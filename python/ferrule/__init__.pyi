@@ -1,7 +1,14 @@
+from ferrule import caching as caching
 from ferrule import testing as testing
 from ferrule import timing as timing
 from ferrule._errors import FerruleError as FerruleError
 from ferrule._errors import MissingExtra as MissingExtra
+from ferrule.caching import Cache as Cache
+from ferrule.caching import CacheInfo as CacheInfo
+from ferrule.caching import CacheStats as CacheStats
+from ferrule.caching import cache as cache
+from ferrule.caching import cached as cached
+from ferrule.caching import lru_cache as lru_cache
 from ferrule.timing import MemoryStats as MemoryStats
 from ferrule.timing import PerformanceMonitor as PerformanceMonitor
 from ferrule.timing import Timer as Timer
@@ -11,6 +18,9 @@ from ferrule.timing import timed as timed
 
 __version__: str
 __all__ = [
+    "Cache",
+    "CacheInfo",
+    "CacheStats",
     "FerruleError",
     "MemoryStats",
     "MissingExtra",
@@ -18,7 +28,11 @@ __all__ = [
     "Timer",
     "TimingStats",
     "__version__",
+    "cache",
+    "cached",
+    "caching",
     "count_calls",
+    "lru_cache",
     "testing",
     "timed",
     "timing",

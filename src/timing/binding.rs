@@ -1,7 +1,6 @@
 //! The timing room as Python sees it.
 
 use std::collections::HashMap;
-use std::ptr;
 
 use pyo3::exceptions::{PyException, PyGeneratorExit, PyStopIteration};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -12,10 +11,10 @@ use pyo3::types::{PyFloat, PyIterator, PyTuple};
 use pyo3::{IntoPyObjectExt, intern};
 
 use super::histogram::Durations;
-use crate::callable::{Call, Failure, Native, Outcome, Wrapper, calling_frame};
+use crate::callable::{Call, Failure, Native, Outcome, Wrapper, calling_frame, this_thread};
 use crate::clock::{SECOND, binding::nanoseconds, precise};
 use crate::errors::Error;
-use crate::guarding::{Guarded, Tally, call_method, send};
+use crate::guarding::{self, Guarded, Tally, call_method, send};
 
 /// Recording happens on attached threads: with the interpreter lock, one at a time.
 const SHARED: bool = cfg!(Py_GIL_DISABLED);
@@ -281,7 +280,7 @@ impl Stopwatch {
         let name = self.name.as_ref().map_or_else(|| py.None(), |name| name.clone_ref(py)).into_bound(py);
         let seconds = PyFloat::new(py, seconds(duration as f64)).into_any();
         let value = error.map_or_else(|| py.None().into_bound(py), |error| error.value(py).clone().into_any());
-        match call_method(notify.bind(py), intern!(py, "__call__"), &[&name, &seconds, &value]) {
+        match guarding::call(notify.bind(py), &[&name, &seconds, &value]) {
             Ok(_) => Ok(()),
             Err(failure) if failure.is_instance_of::<PyException>(py) => {
                 failure.write_unraisable(py, Some(notify.bind(py)));
@@ -420,7 +419,7 @@ impl Native for TimedFunction {
             Err(raised) => {
                 let error = raised.fetch(py);
                 timed.stopwatch.get().tell(py, duration, Some(&error))?;
-                Err(Failure::Error(error))
+                Err(Failure::from(error))
             }
         })
     }
@@ -558,12 +557,6 @@ impl Resumptions {
         visit.call(&self.generator)?;
         visit.call(&self.stopwatch)
     }
-}
-
-/// A number that is this thread's own while it lives.
-fn this_thread() -> usize {
-    thread_local!(static HERE: u8 = const { 0 });
-    HERE.with(|here| ptr::from_ref(here).addr())
 }
 
 /// An argument that may be left out, and for which `None` is as wrong as any other value of a wrong type.

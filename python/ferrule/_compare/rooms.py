@@ -15,6 +15,7 @@ ROOMS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "callable": "ferrule._compare.callable",
         "timing": "ferrule._compare.timing",
+        "caching": "ferrule._compare.caching",
     },
 )
 """Room to the module whose `room()` describes it, in the order of reports."""
