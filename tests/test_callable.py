@@ -1541,6 +1541,8 @@ class TestExit:
     @pytest.mark.parametrize("job", ["calls", "errors", "generators", "coroutines", "blocks", "statistics"])
     def test_daemon_threads_are_left_behind(self, python, job):
         """Up to 3.13 the interpreter ends such a thread by a forced unwind through all frames, ours among them."""
+        if job == "errors" and not getattr(sys, "_is_gil_enabled", lambda: True)() and sys.version_info < (3, 14):
+            pytest.skip("3.13 without the lock may end a thread inside any call of its own API; 3.14 parks it")
         times = 30 if job == "calls" else 10
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             done = list(pool.map(lambda _: python(self.CODE, job, timeout=50), range(times)))
