@@ -1,5 +1,6 @@
 """What the tests of several rooms share."""
 
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -19,3 +20,9 @@ def python():
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
     return run
+
+
+def pytest_configure():
+    """Hear Ctrl-C, in interpreters that tests start, too: what runs in the background inherits that it is ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
