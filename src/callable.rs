@@ -199,6 +199,18 @@ impl<'a, 'py> Call<'a, 'py> {
     }
 }
 
+impl<'a, 'py> Call<'a, 'py> {
+    /// A call with the items of a tuple, all by position.
+    #[inline]
+    #[must_use]
+    pub fn with_items(args: &'a Bound<'py, PyTuple>) -> Self {
+        let tuple: *mut ffi::PyTupleObject = args.as_ptr().cast();
+        // SAFETY: the tuple is alive, and its items lie behind one another in it.
+        let items = unsafe { &raw const (*tuple).ob_item };
+        Self { args: items.cast(), nargsf: args.len(), kwnames: ptr::null_mut(), borrowed: PhantomData }
+    }
+}
+
 /// Arguments that came as a tuple and a dictionary, laid out as a [`Call`].
 pub struct Packed<'py> {
     arguments: Vec<Bound<'py, PyAny>>,

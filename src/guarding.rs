@@ -9,7 +9,8 @@
 //! of the dead and released when the cell is closed, because releasing may run anybody's `__del__`.
 //!
 //! The ways out into Python that have to hold even at the interpreter's end are here, too: [`call_method`], [`release`],
-//! [`with_nothing_raised`], and the question whether the interpreter is going; and [`Made`], what is made once and for all.
+//! [`attached`], [`with_nothing_raised`], and the question whether the interpreter is going; and [`Made`], what is made once
+//! and for all.
 #![expect(
     unsafe_code,
     reason = "the interpreter lock's token stands in for a mutex; calls that end with the interpreter"
@@ -438,6 +439,15 @@ pub fn release(_py: Python<'_>, references: impl IntoIterator<Item = Py<PyAny>>)
             unsafe { release(reference.into_ptr()) }
         });
     }
+}
+
+/// Runs `body` where `PyO3` counts the thread as attached, so that what it drops is released at once. To be used where the
+/// call layer's own trampoline has attached the thread: `Python::attach` does the same, but it panics in a `__del__` that
+/// runs while the interpreter goes.
+#[inline]
+pub fn attached<R>(_py: Python<'_>, body: impl FnOnce(Python<'_>) -> R) -> R {
+    // SAFETY: the token proves that the thread is attached already, in whatever state the interpreter is.
+    unsafe { Python::attach_unchecked(body) }
 }
 
 /// Runs `body` with the exception that is just passing through this thread put aside. For those who are dropped on its

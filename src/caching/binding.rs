@@ -100,15 +100,12 @@ impl Cache {
         PyGenericAlias::new(cls.py(), cls.as_any(), item)
     }
 
-    fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        match self.store.get(py, &Probe::one(key.as_borrowed())?)? {
-            Some(Found::Value(value) | Found::Stale(value, _)) => Ok(value),
-            _ => Err(PyKeyError::new_err((key.clone().unbind(),))),
-        }
+    fn __getitem__<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.value(key)?.ok_or_else(|| PyKeyError::new_err((key.clone().unbind(),)))
     }
 
-    fn __setitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<()> {
-        self.store.set(py, &Probe::one(key.as_borrowed())?, value, Ttl::Usual)
+    fn __setitem__<'py>(&self, key: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<()> {
+        self.keep(key, value)
     }
 
     fn __delitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<()> {
@@ -138,14 +135,10 @@ impl Cache {
     #[pyo3(signature = (key, default=None, /))]
     fn get<'py>(
         &self,
-        py: Python<'py>,
         key: &Bound<'py, PyAny>,
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match self.store.get(py, &Probe::one(key.as_borrowed())?)? {
-            Some(Found::Value(value) | Found::Stale(value, _)) => Ok(Some(value)),
-            _ => Ok(default),
-        }
+        Ok(self.value(key)?.or(default))
     }
 
     /// Keeps a value; for `ttl` seconds, where given, instead of the cache's own time to live.
@@ -157,11 +150,13 @@ impl Cache {
         value: &Bound<'py, PyAny>,
         ttl: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<()> {
-        let ttl = match ttl {
-            Some(ttl) => Ttl::Own(nanoseconds("ttl", ttl)?),
-            None => Ttl::Usual,
-        };
-        self.store.set(py, &Probe::one(key.as_borrowed())?, value, ttl)
+        match ttl {
+            Some(ttl) => {
+                let ttl = Ttl::Own(nanoseconds("ttl", ttl)?);
+                self.store.set(py, &Probe::one(key.as_borrowed())?, value, ttl)
+            }
+            None => self.keep(key, value),
+        }
     }
 
     /// The value for `key`, without counting as a use; or `default`.
@@ -266,6 +261,41 @@ impl Cache {
     }
 }
 
+impl Cache {
+    /// The value for a key, stale ones included; counts as a use.
+    #[inline]
+    fn value<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = key.py();
+        let one = key.as_borrowed();
+        let hash = hash_of_one(one)?;
+        let found = self.store.enter_uncounted(py, hash, self.store.now(py)?, |kept| is_one(py, one, kept));
+        if found.is_some() {
+            return Ok(found);
+        }
+        let mut probe = Probe::new();
+        probe.set_hashed_one(one, hash);
+        match self.store.get(py, &probe)? {
+            Some(Found::Value(value) | Found::Stale(value, _)) => Ok(Some(value)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Keeps a value for a key.
+    #[inline]
+    fn keep<'py>(&self, key: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<()> {
+        let py = key.py();
+        let one = key.as_borrowed();
+        let hash = hash_of_one(one)?;
+        let to_key = || Key::One(one.to_owned().unbind());
+        if self.store.is_plain() && self.store.set_plainly(py, hash, value, |kept| is_one(py, one, kept), to_key)? {
+            return Ok(());
+        }
+        let mut probe = Probe::new();
+        probe.set_hashed_one(one, hash);
+        self.store.set(py, &probe, value, Ttl::Usual)
+    }
+}
+
 fn is_value(found: &Found<'_>) -> bool {
     matches!(found, Found::Value(_))
 }
@@ -310,7 +340,7 @@ struct Leading<'a, 'py> {
 impl Drop for Leading<'_, '_> {
     fn drop(&mut self) {
         if !self.landed {
-            self.store.abandon(self.py, self.lead.id);
+            self.store.abandon(self.py, self.lead);
         }
     }
 }
@@ -368,7 +398,7 @@ fn fly<'py>(
                 on_lead(flight)?;
                 return lead(py, store, flight, keeps, compute);
             }
-            Found::Follow(id, leader) => match store.follow(py, id, leader)? {
+            Found::Follow(flight, leader) => match store.follow(py, flight, leader)? {
                 Followed::Value(value) => return Ok(value.into_bound(py)),
                 Followed::Error(error) => return Err(PyErr::from_value(error.into_bound(py))),
                 Followed::Lead(flight) => return lead(py, store, flight, keeps, compute),
@@ -499,9 +529,30 @@ impl Caching {
     fn take_off(&self, py: Python<'_>, flight: Lead, reference: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let outcome = self.adopt(py, flight.number, reference);
         if outcome.is_err() {
-            self.store().abandon(py, flight.id);
+            self.store().abandon(py, flight);
         }
         outcome
+    }
+
+    /// The value of a call, if it is there and good. Not counted as a miss: that is somebody else's, who sets out to
+    /// compute it.
+    #[inline]
+    fn look<'py>(&self, py: Python<'py>, call: Call<'_, 'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let store = self.store();
+        if self.simple {
+            if let Some(argument) = self.plan.own_key(py, call) {
+                let hash = hash_of_one(argument)?;
+                return Ok(store.enter_uncounted(py, hash, store.now(py)?, |key| is_one(py, argument, key)));
+            }
+            if self.plan.is_laid_out(py, call) {
+                let hash = hash_of_positional(py, call)?;
+                return Ok(store.enter_uncounted(py, hash, store.now(py)?, |key| is_positional(py, call, key)));
+            }
+        }
+        self.with_probe(py, call, |probe, _| {
+            let Some(probe) = probe else { return Ok(None) };
+            Ok(store.enter_uncounted(py, probe.hash(), store.now(py)?, |key| probe.quick(py, key)))
+        })?
     }
 
     /// A call that found nothing by the quick way in.
@@ -682,12 +733,11 @@ impl Native for CachedFunction {
         if caching.simple {
             // Arguments that are a key as they lie there, and keys that can be compared without asking: the usual case.
             let store = caching.store();
-            let who = if caching.single_flight { Some(Who::here()) } else { None };
             if let Some(argument) = caching.plan.own_key(py, call) {
                 let hash = hash_of_one(argument)?;
                 let to_key = || Key::One(argument.to_owned().unbind());
                 let same = |key: &Key| is_one(py, argument, key);
-                let entered = store.enter(py, hash, store.now(py)?, who, same, to_key);
+                let entered = store.enter(py, hash, store.now(py)?, caching.single_flight, same, to_key);
                 if let Entered::Hit(value) = entered {
                     return Ok(value);
                 }
@@ -699,7 +749,7 @@ impl Native for CachedFunction {
                 let hash = hash_of_positional(py, call)?;
                 let to_key = || key_of_positional(py, call);
                 let same = |key: &Key| is_positional(py, call, key);
-                let entered = store.enter(py, hash, store.now(py)?, who, same, to_key);
+                let entered = store.enter(py, hash, store.now(py)?, caching.single_flight, same, to_key);
                 if let Entered::Hit(value) = entered {
                     return Ok(value);
                 }
@@ -716,8 +766,7 @@ impl Native for CachedFunction {
             let store = caching.store();
             let same = |key: &Key| probe.quick(py, key);
             let to_key = || probe.to_key();
-            let who = if caching.single_flight { Some(Who::here()) } else { None };
-            match store.enter(py, probe.hash(), store.now(py)?, who, same, to_key) {
+            match store.enter(py, probe.hash(), store.now(py)?, caching.single_flight, same, to_key) {
                 Entered::Hit(value) => Ok(value),
                 Entered::Lead(flight) => Python::attach(|_| {
                     caching.take_off(py, flight, reference)?;
@@ -973,14 +1022,13 @@ impl CoroutineCaching {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = this.py();
         let caching = &this.get().caching;
-        let packed = Packed::new(None, args, Some(kwargs))?;
-        caching.with_probe(py, packed.call(), |probe, _| {
-            let Some(probe) = probe else { return Ok(missing.clone()) };
-            let store = caching.store();
-            // Not counted as a miss before somebody sets out to compute it.
-            let found = store.enter_uncounted(py, probe.hash(), store.now(py)?, |key| probe.quick(py, key));
-            Ok(found.unwrap_or_else(|| missing.clone()))
-        })?
+        let found = if kwargs.is_empty() {
+            caching.look(py, Call::with_items(args))?
+        } else {
+            let packed = Packed::new(None, args, Some(kwargs))?;
+            caching.look(py, packed.call())?
+        };
+        Ok(found.unwrap_or_else(|| missing.clone()))
     }
 
     /// The value of a call, or a `Journey` to it for `task`, which may lead or follow. `leading` are the flights that this
@@ -1032,11 +1080,11 @@ impl CoroutineCaching {
                     journey(Part::Leads(flight))
                 }
                 // Waiting for oneself, through however many tasks, would never end.
-                Found::Follow(id, _) if leading.contains(&id) => {
+                Found::Follow(flight, _) if leading.contains(&flight.id) => {
                     store.misses.increment(py);
                     journey(Part::Alone)
                 }
-                Found::Follow(id, leader) => journey(Part::Follows(id, leader, None)),
+                Found::Follow(flight, leader) => journey(Part::Follows(flight, leader, None)),
             }
         })?
     }
@@ -1121,7 +1169,7 @@ enum Part {
     /// It computes, for all.
     Leads(Lead),
     /// It waits for the one who does; with a ticket, once it has joined.
-    Follows(u64, Who, Option<Arc<Ticket<Landing>>>),
+    Follows(Lead, Who, Option<Arc<Ticket<Landing>>>),
     /// It computes for itself, and nothing is kept.
     Alone,
     /// It computes beside others, and what it computes is kept.
@@ -1152,10 +1200,10 @@ impl Journey {
     /// Gives up.
     fn give_up(&self, py: Python<'_>) {
         match self.change(py, Part::Over) {
-            Part::Leads(flight) => self.store().abandon(py, flight.id),
-            Part::Follows(id, _, Some(ticket)) => {
+            Part::Leads(flight) => self.store().abandon(py, flight),
+            Part::Follows(flight, _, Some(ticket)) => {
                 forget_wait(py, self.who);
-                self.store().leave(py, id, &ticket);
+                self.store().leave(py, flight, &ticket);
             }
             Part::Follows(_, _, None) | Part::Alone | Part::Side | Part::Over => {}
         }
@@ -1189,7 +1237,7 @@ impl Journey {
             Part::Leads(flight) => {
                 let outcome = self.store().land(py, flight, value);
                 if outcome.is_err() {
-                    self.store().abandon(py, flight.id);
+                    self.store().abandon(py, flight);
                 }
                 outcome
             }
@@ -1206,7 +1254,7 @@ impl Journey {
                 let keep = caching.keeps(py, &PyErr::from_value(error.clone()));
                 let outcome = keep.and_then(|keep| self.store().crash(py, flight, error, keep));
                 if outcome.is_err() {
-                    self.store().abandon(py, flight.id);
+                    self.store().abandon(py, flight);
                 }
                 outcome
             }
@@ -1222,32 +1270,32 @@ impl Journey {
     /// Joins the flight; true where its end will settle `future` of `event_loop`, false where waiting makes no sense.
     #[pyo3(signature = (event_loop, future, /))]
     fn join(&self, py: Python<'_>, event_loop: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> bool {
-        let Part::Follows(id, leader, None) = self.change(py, Part::Over) else { return false };
-        if !note_wait(py, self.who, &self.leading, id, leader) {
+        let Part::Follows(flight, leader, None) = self.change(py, Part::Over) else { return false };
+        if !note_wait(py, self.who, &self.leading, flight.id, leader) {
             self.store().misses.increment(py);
             self.change(py, Part::Alone);
             return false;
         }
         let ticket = Ticket::for_task(event_loop, future);
-        if !self.store().join(py, id, &ticket) {
+        if !self.store().join(py, flight, &ticket) {
             forget_wait(py, self.who);
             return false;
         }
-        self.change(py, Part::Follows(id, leader, Some(ticket)));
+        self.change(py, Part::Follows(flight, leader, Some(ticket)));
         true
     }
 
     /// After the wait: `(True, value)`, or the exception; `(False, None)` where the journey's part has changed.
     fn arrive(&self, py: Python<'_>) -> PyResult<(bool, Option<Py<PyAny>>)> {
-        let (id, ticket) = match self.change(py, Part::Over) {
-            Part::Follows(id, _, Some(ticket)) => (id, ticket),
+        let (flight, ticket) = match self.change(py, Part::Over) {
+            Part::Follows(flight, _, Some(ticket)) => (flight, ticket),
             other => {
                 self.change(py, other);
                 return Ok((false, None));
             }
         };
         forget_wait(py, self.who);
-        match self.store().followed(py, id, self.who, &ticket) {
+        match self.store().followed(py, flight, self.who, &ticket) {
             Followed::Value(value) => Ok((true, Some(value))),
             Followed::Error(error) => Err(PyErr::from_value(error.into_bound(py))),
             Followed::Lead(flight) => {

@@ -33,6 +33,24 @@ impl Who {
     pub fn here() -> Self {
         Self::Thread(this_thread())
     }
+
+    /// In one number, to be kept in an entry.
+    #[inline]
+    #[must_use]
+    pub fn pack(self) -> u64 {
+        // No address of a thread or a task has its highest bit set.
+        match self {
+            Self::Thread(address) => (address as u64) << 1,
+            Self::Task(address) => (address as u64) << 1 | 1,
+        }
+    }
+
+    /// What was packed.
+    #[must_use]
+    pub fn unpack(packed: u64) -> Self {
+        let address = (packed >> 1) as usize;
+        if packed & 1 == 0 { Self::Thread(address) } else { Self::Task(address) }
+    }
 }
 
 /// What a follower is handed.
@@ -45,12 +63,10 @@ pub enum Landing {
     Lead,
 }
 
-/// A computation that is under way.
+/// A computation that is under way and that somebody waits for.
 pub struct Flight {
     /// Its number, in all caches.
     pub id: u64,
-    /// Who computes.
-    pub leader: Who,
     /// Who waits, in order of arrival.
     pub followers: Vec<Arc<Ticket<Landing>>>,
 }
