@@ -281,7 +281,8 @@ unsafe extern "C" fn trampoline<T: Native>(
 /// Sets the exception, attached by `PyO3`'s own count, so that what the error holds is released at once.
 #[cold]
 fn raise(error: PyErr) -> *mut ffi::PyObject {
-    Python::attach(|py| error.restore(py));
+    // SAFETY: the interpreter has called us on this thread, so it is attached.
+    guarding::attached(unsafe { Python::assume_attached() }, |py| error.restore(py));
     ptr::null_mut()
 }
 

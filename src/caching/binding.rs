@@ -580,31 +580,33 @@ impl Caching {
                         leading.landed = true;
                         Ok(value)
                     }
-                    Err(raised) => Python::attach(|_| {
+                    Err(raised) => guarding::attached(py, |_| {
                         leading.landed = true;
                         Err(self.crash(py, flight, raised.fetch(py)).into())
                     }),
                 }
             }
-            Entered::Lead(flight) => Python::attach(|_| self.lead(function, call, flight).map_err(Failure::from)),
+            Entered::Lead(flight) => {
+                guarding::attached(py, |_| self.lead(function, call, flight).map_err(Failure::from))
+            }
             Entered::Absent(version) if store.is_plain() => {
                 let value = call.forward(function)?;
                 if !store.keep_plainly(py, hash, version, &value, to_key)? {
                     let mut probe = Probe::new();
                     fill(&mut probe);
-                    Python::attach(|_| store.offer(py, &probe, &value))?;
+                    guarding::attached(py, |_| store.offer(py, &probe, &value))?;
                 }
                 Ok(value)
             }
             Entered::Absent(_) => {
                 let mut probe = Probe::new();
                 fill(&mut probe);
-                Python::attach(|_| self.call_beside(function, call, &probe, None).map_err(Failure::from))
+                guarding::attached(py, |_| self.call_beside(function, call, &probe, None).map_err(Failure::from))
             }
             Entered::Uncertain => {
                 let mut probe = Probe::new();
                 fill(&mut probe);
-                Python::attach(|_| self.call_slowly(this, function, call, &probe, None).map_err(Failure::from))
+                guarding::attached(py, |_| self.call_slowly(this, function, call, &probe, None).map_err(Failure::from))
             }
         }
     }
@@ -768,14 +770,14 @@ impl Native for CachedFunction {
             let to_key = || probe.to_key();
             match store.enter(py, probe.hash(), store.now(py)?, caching.single_flight, same, to_key) {
                 Entered::Hit(value) => Ok(value),
-                Entered::Lead(flight) => Python::attach(|_| {
+                Entered::Lead(flight) => guarding::attached(py, |_| {
                     caching.take_off(py, flight, reference)?;
                     caching.lead(function, call, flight).map_err(Failure::from)
                 }),
-                Entered::Absent(_) => {
-                    Python::attach(|_| caching.call_beside(function, call, probe, reference).map_err(Failure::from))
-                }
-                Entered::Uncertain => Python::attach(|_| {
+                Entered::Absent(_) => guarding::attached(py, |_| {
+                    caching.call_beside(function, call, probe, reference).map_err(Failure::from)
+                }),
+                Entered::Uncertain => guarding::attached(py, |_| {
                     caching.call_slowly(this.as_any(), function, call, probe, reference).map_err(Failure::from)
                 }),
             }

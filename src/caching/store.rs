@@ -659,7 +659,7 @@ impl Store {
             }
             pending
         });
-        Python::attach(|_| drop(gone));
+        guarding::attached(py, |_| drop(gone));
         joined
     }
 
@@ -1132,7 +1132,7 @@ impl Store {
             }
             (gone, instance)
         });
-        Python::attach(|_| drop(instance));
+        guarding::attached(py, |_| drop(instance));
         self.bury(py, gone);
     }
 
@@ -1160,7 +1160,7 @@ impl Store {
                 }
                 None
             });
-            Python::attach(|_| drop(gone));
+            guarding::attached(py, |_| drop(gone));
             let Some(next) = next else { return };
             if next.give(py, Landing::Lead).0.is_ok() {
                 return;
@@ -1200,7 +1200,7 @@ impl Store {
     #[cold]
     fn bury(&self, py: Python<'_>, gone: Gone) {
         assert_nothing_is_open("releasing entries");
-        Python::attach(|_| {
+        guarding::attached(py, |_| {
             if let Some(on_evict) = &self.settings.on_evict {
                 for (entry, cause) in &gone {
                     let value = match &entry.value {
