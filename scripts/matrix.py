@@ -243,10 +243,13 @@ def test(arguments: argparse.Namespace) -> None:
 
 
 def bench(arguments: argparse.Namespace) -> None:
-    """Run the benchmarks on the optimised interpreter, if there is one, with a release build and the peers."""
+    """Run the benchmarks on one interpreter, by default the optimised one, with a release build and the peers."""
+    wanted = arguments.only or BENCHED
     try:
-        version, base = BENCHED, interpreters(arguments.pythons, [BENCHED])[BENCHED]
+        version, base = wanted, interpreters(arguments.pythons, [wanted])[wanted]
     except Failure:
+        if arguments.only:
+            raise
         version, base = describe(sys.executable) or "python", Path(sys.executable)
         say(f"bench: measuring on {base} instead")
     python = prepare(MATRIX / f"bench-{version}", base, [], ["peers"])

@@ -1346,8 +1346,8 @@ class TestReentrance:
 
     @pytest.mark.subprocess
     def test_the_collector_runs_all_the_time(self, python):
-        # In an interpreter of its own: a collection takes as long as the heap is large, and builds without the lock stop
-        # all threads for it.
+        # In an interpreter of its own: a collection takes as long as the heap is large, and builds without the lock
+        # stop all threads for it.
         done = python(
             """
             import asyncio, gc, itertools, threading, time

@@ -222,7 +222,7 @@ impl Cache {
     fn figures(&self, py: Python<'_>) -> (u64, u64, u64, u64, usize, u64, usize) {
         let (evictions, expirations) = self.store.losses();
         let (entries, weight, _, bytes) = self.store.measure(py);
-        (self.store.hits.get(), self.store.misses.get(), evictions, expirations, entries, weight, bytes)
+        (self.store.hits(py), self.store.misses.get(), evictions, expirations, entries, weight, bytes)
     }
 
     /// The limit, or `None`.
@@ -908,13 +908,13 @@ impl CachedFunction {
 impl Caching {
     fn clear(&self, py: Python<'_>) {
         self.store().clear(py);
-        self.store().reset_counters();
+        self.store().reset_counters(py);
     }
 
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         static CACHE_INFO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let store = self.store();
-        let info = (store.hits.get(), store.misses.get(), store.settings.maxsize, store.measure(py).0);
+        let info = (store.hits(py), store.misses.get(), store.settings.maxsize, store.measure(py).0);
         CACHE_INFO.import(py, "ferrule.caching", "CacheInfo")?.call1(info)
     }
 

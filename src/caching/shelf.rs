@@ -24,6 +24,18 @@ pub enum Policy {
     S3Fifo,
 }
 
+impl Policy {
+    /// Whether a use makes a difference; `again` where the one before was of the same entry.
+    #[must_use]
+    pub fn minds(self, again: bool) -> bool {
+        match self {
+            Self::Lru => !again,
+            Self::Fifo => false,
+            Self::Lfu | Self::S3Fifo => true,
+        }
+    }
+}
+
 /// Uses that LFU tells apart.
 const LFU_USES: u16 = 63;
 /// Uses that S3-FIFO tells apart.

@@ -13,7 +13,7 @@ use super::keys::{Answer, Key, Probe};
 use super::shelf::{NEVER, Shelf};
 use crate::clock;
 use crate::errors::Error;
-use crate::guarding::{self, Guarded, Tally, assert_nothing_is_open};
+use crate::guarding::{self, CatchUp, Shared, Tally, assert_nothing_is_open};
 use crate::lifecycle;
 use crate::waiting::{Settled, Ticket, Woken};
 
@@ -94,6 +94,18 @@ struct State {
     /// By the address of the weak reference that stands for the instance in the keys.
     instances: HashMap<usize, Instance>,
     generation: u64,
+    /// Hits that nobody needed to open the state for.
+    hits: u64,
+}
+
+impl CatchUp for State {
+    fn catch_up(&mut self, note: u32) {
+        self.shelf.touch(note);
+    }
+
+    fn add_looks(&mut self, looks: u64) {
+        self.hits += looks;
+    }
 }
 
 /// How a cache was set up.
@@ -116,14 +128,14 @@ pub struct Settings {
 
 /// The state of one cache.
 pub struct Store {
-    state: Guarded<State>,
+    state: Shared<State>,
     /// How it was set up.
     pub settings: Settings,
     plain: bool,
     /// Whether any entry may expire, so that the clock has to be read.
     expires: AtomicBool,
-    /// Look-ups that found something.
-    pub hits: Tally,
+    /// Look-ups that found something, but for those that the state counts.
+    hits: Tally,
     /// Look-ups that found nothing.
     pub misses: Tally,
     evictions: Tally,
@@ -196,12 +208,13 @@ impl Store {
             && !settings.weak_values
             && settings.maxsize != Some(0);
         Self {
-            state: Guarded::new(State {
+            state: Shared::new(State {
                 shelf: Shelf::new(shelf),
                 flights: Vec::new(),
                 refreshing: HashSet::new(),
                 instances: HashMap::new(),
                 generation: lifecycle::generation(),
+                hits: 0,
             }),
             settings,
             plain,
@@ -289,6 +302,10 @@ impl Store {
         same: impl Fn(&Key) -> Answer,
         to_key: impl FnOnce() -> Key,
     ) -> Entered<'py> {
+        #[cfg(Py_GIL_DISABLED)]
+        if let Some(value) = self.glance(py, hash, now, &same) {
+            return Entered::Hit(value);
+        }
         self.state.peek(py, |state| {
             let mut certain = true;
             let found = state.shelf.find(hash, |_, entry| match same(&entry.key) {
@@ -330,6 +347,9 @@ impl Store {
         now: u64,
         same: impl Fn(&Key) -> Answer,
     ) -> Option<Bound<'py, PyAny>> {
+        #[cfg(Py_GIL_DISABLED)]
+        return self.glance(py, hash, now, same);
+        #[cfg(not(Py_GIL_DISABLED))]
         self.state.peek(py, |state| {
             let number = state.shelf.find(hash, |_, entry| same(&entry.key) == Answer::Same)?;
             let Value::Ready(value) = &state.shelf.item(number).value else { return None };
@@ -341,6 +361,35 @@ impl Store {
             self.hits.increment(py);
             Some(value)
         })
+    }
+
+    /// A value that is there and good, while others look, too.
+    #[cfg(Py_GIL_DISABLED)]
+    #[inline]
+    fn glance<'py>(
+        &self,
+        py: Python<'py>,
+        hash: u64,
+        now: u64,
+        same: impl Fn(&Key) -> Answer,
+    ) -> Option<Bound<'py, PyAny>> {
+        self.state.glance(py, |state, lane| {
+            let number = state.shelf.find(hash, |_, entry| same(&entry.key) == Answer::Same)?;
+            let Value::Ready(value) = &state.shelf.item(number).value else { return None };
+            if now >= state.shelf.expiry(number) {
+                return None;
+            }
+            lane.count();
+            if state.shelf.policy().minds(lane.last() == Some(number)) {
+                lane.note(number);
+            }
+            Some(value.bind(py).clone())
+        })
+    }
+
+    /// Look-ups that found something.
+    pub fn hits(&self, py: Python<'_>) -> u64 {
+        self.hits.get() + self.state.with(py, |state, _| state.hits)
     }
 
     /// Whether landing asks nobody and tells nobody.
@@ -961,7 +1010,8 @@ impl Store {
     }
 
     /// Starts the statistics over.
-    pub fn reset_counters(&self) {
+    pub fn reset_counters(&self, py: Python<'_>) {
+        self.state.with(py, |state, _| state.hits = 0);
         self.hits.reset();
         self.misses.reset();
         self.evictions.reset();

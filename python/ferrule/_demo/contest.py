@@ -13,7 +13,7 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ferrule import PerformanceMonitor, count_calls
+from ferrule import PerformanceMonitor, cached, count_calls
 from ferrule._demo import job, plain, storing
 from ferrule._demo.measuring import PARTS, Cost, Measured, added_to_a_call, added_to_a_step, argument_back, nothings
 from ferrule._demo.sources import LARGEST, name_in
@@ -57,6 +57,10 @@ class Job(Protocol):
 
     def calls_counted(self) -> int:
         """Say how many calls were looked at."""
+        ...
+
+    def results_kept(self) -> int:
+        """Say how many results are kept to be given out again."""
         ...
 
     def forget(self) -> None:
@@ -177,7 +181,10 @@ class Contest:
         self.differences += differences
         if summaries[0] != summaries[1]:
             self.differences.append("report: the two do not say the same")
-        pairs = {"calls looked at": [one.calls_counted() for one in self.jobs]}
+        pairs = {
+            "calls looked at": [one.calls_counted() for one in self.jobs],
+            "results kept": [one.results_kept() for one in self.jobs],
+        }
         measured = [one.measured() for one in self.jobs]
         for name in sorted(measured[0].keys() | measured[1].keys()):
             pairs[f"times measured as {name!r}"] = [of[name].times if name in of else 0 for of in measured]
@@ -225,7 +232,7 @@ def run(found: Found, path: Path, folder: Path, *, limit: int | None, progress: 
         whole=(contest.spent[0], contest.spent[1]),
         batch_ratio=ratio,
         measured=(plain.measured(), job.measured()),
-        costs=costs(job.measured(), steps=summaries[1].lines, calls=job.calls_counted()),
+        costs=costs(job.measured(), steps=summaries[1].lines, calls=job.calls_counted(), results=job.results_given()),
         kept_bytes=plain.kept_bytes(),
         rows=rows,
         differences=contest.differences,
@@ -258,21 +265,24 @@ def changed(root: Path, stamps: dict[Path, tuple[int, int] | None]) -> list[str]
     return [name_in(root, file) for file, stamp in stamps.items() if stamp != stamp_of(file)]
 
 
-def costs(measured: dict[str, Measured], *, steps: int, calls: int) -> list[Cost]:
-    """Measure what the measuring of a job costs, once more, on functions that do nothing.
+def costs(measured: dict[str, Measured], *, steps: int, calls: int, results: int) -> list[Cost]:
+    """Measure what the wrappers of a job cost, once more, on functions that do nothing.
 
     Args:
         measured: What was measured, by name.
         steps: How many steps of a generator were timed: the lines.
         calls: How many calls were counted.
+        results: How many results were given out, nearly all of them once more.
     """
     fresh = PerformanceMonitor()
     timed = sum(one.times for name, one in measured.items() if name != "lines")
     a_call = added_to_a_call(plain.timed("cost")(argument_back), fresh.timed("cost")(argument_back))
     a_step = added_to_a_step(plain.timed_generator("cost")(nothings), fresh.timed("steps")(nothings))
+    a_result = added_to_a_call(plain.memoized(argument_back), cached(argument_back))
     a_count = added_to_a_call(plain.count_calls("cost")(argument_back), count_calls(argument_back))
     return [
         Cost("calls timed", timed, *a_call),
         Cost("lines timed", steps, *a_step),
         Cost("calls counted", calls, *a_count),
+        Cost("results given", results, *a_result),
     ]

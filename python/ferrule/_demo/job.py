@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ferrule import PerformanceMonitor, Timer, count_calls, timed
+from ferrule import PerformanceMonitor, Timer, cached, count_calls, timed
 from ferrule._demo import examining, sources, storing
 from ferrule._demo.measuring import Measured
 from ferrule._demo.sources import Problem, UnreadableError, printable
@@ -59,10 +59,16 @@ def called(call: ast.Call) -> str | None:
     return examining.called_name(call)
 
 
+@cached
+def branches(kind: type[ast.AST]) -> tuple[str, ...]:
+    """Say which fields of a kind of node lead on."""
+    return examining.branches_of(kind)
+
+
 @timed(name="examine", monitor=monitor)
 def examine(source: examining.Source, tree: ast.Module) -> examining.Facts:
     """Examine one file."""
-    return examining.examine(source, tree, function=function, called=called)
+    return examining.examine(source, tree, function=function, called=called, branches=branches)
 
 
 @timed(name="store", monitor=monitor)
@@ -102,7 +108,19 @@ def calls_counted() -> int:
     return called.call_count
 
 
+def results_kept() -> int:
+    """Say how many results are kept to be given out again."""
+    return branches.cache_info().currsize
+
+
+def results_given() -> int:
+    """Say how often a result was asked for."""
+    info = branches.cache_info()
+    return info.hits + info.misses
+
+
 def forget() -> None:
     """Start the measurements over."""
     monitor.reset()
     called.call_reset()
+    branches.cache_clear()
