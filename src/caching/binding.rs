@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyDict, PyGenericAlias, PyTuple, PyType, PyWeakrefMethods, PyWeakrefReference};
 
-use super::flights::{Landing, Who, forget_wait, note_wait};
+use super::flights::{Landing, Who, forget_home, forget_wait, note_home, note_wait};
 use super::keys::{Key, Probe, hash_of_one, hash_of_positional, is_one, is_positional, key_of_positional};
 use super::plan::{Company, Plan, Signature};
 use super::shelf::Policy;
@@ -1079,6 +1079,7 @@ impl CoroutineCaching {
                 Found::Error(error) => Err(once_more(error)),
                 Found::Lead(flight) => {
                     caching.take_off(py, flight, reference)?;
+                    note_home(py, flight.id);
                     journey(Part::Leads(flight))
                 }
                 // Waiting for oneself, through however many tasks, would never end.
@@ -1199,9 +1200,18 @@ impl Journey {
         self.part.with(py, |now, _| std::mem::replace(now, part))
     }
 
+    /// The part that ends here.
+    fn end(&self, py: Python<'_>) -> Part {
+        let part = self.change(py, Part::Over);
+        if let Part::Leads(flight) = part {
+            forget_home(py, flight.id);
+        }
+        part
+    }
+
     /// Gives up.
     fn give_up(&self, py: Python<'_>) {
-        match self.change(py, Part::Over) {
+        match self.end(py) {
             Part::Leads(flight) => self.store().abandon(py, flight),
             Part::Follows(flight, _, Some(ticket)) => {
                 forget_wait(py, self.who);
@@ -1235,7 +1245,7 @@ impl Journey {
     /// Ends the flight with its value.
     #[pyo3(signature = (value, /))]
     fn land<'py>(&self, py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<()> {
-        match self.change(py, Part::Over) {
+        match self.end(py) {
             Part::Leads(flight) => {
                 let outcome = self.store().land(py, flight, value);
                 if outcome.is_err() {
@@ -1251,7 +1261,7 @@ impl Journey {
     #[pyo3(signature = (error, /))]
     fn crash<'py>(&self, py: Python<'py>, error: &Bound<'py, PyAny>) -> PyResult<()> {
         let caching = &self.caching.get().caching;
-        match self.change(py, Part::Over) {
+        match self.end(py) {
             Part::Leads(flight) => {
                 let keep = caching.keeps(py, &PyErr::from_value(error.clone()));
                 let outcome = keep.and_then(|keep| self.store().crash(py, flight, error, keep));
@@ -1301,6 +1311,7 @@ impl Journey {
             Followed::Value(value) => Ok((true, Some(value))),
             Followed::Error(error) => Err(PyErr::from_value(error.into_bound(py))),
             Followed::Lead(flight) => {
+                note_home(py, flight.id);
                 self.change(py, Part::Leads(flight));
                 Ok((false, None))
             }

@@ -8,7 +8,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 
-use super::flights::{Flight, Landing, Who, forget_wait, note_leader, note_wait};
+use super::flights::{Flight, Landing, Who, forget_wait, leading_here, next_flight, note_leader, note_wait};
 use super::keys::{Answer, Key, Probe};
 use super::shelf::{NEVER, Shelf};
 use crate::clock;
@@ -185,12 +185,6 @@ enum Room {
     Made(Entry),
     /// More than one would have to go.
     Short,
-}
-
-/// A flight number that is given out once.
-fn next_flight(py: Python<'_>) -> u64 {
-    static NEXT: Tally = Tally::new();
-    NEXT.next(py)
 }
 
 enum Look<R> {
@@ -672,7 +666,7 @@ impl Store {
     /// Waits on this thread for a flight to land. `None` says that the caller should look again.
     pub fn follow(&self, py: Python<'_>, flight: Lead, leader: Who) -> PyResult<Followed> {
         let who = Who::here();
-        if !note_wait(py, who, &[], flight.id, leader) {
+        if !note_wait(py, who, &leading_here(py), flight.id, leader) {
             return Ok(Followed::Circle);
         }
         let ticket = Ticket::for_this_thread();

@@ -163,7 +163,7 @@ def cost(outcome: Outcome) -> str:
     rows.append(("of the whole", "", "", "", *shares))
     words = (
         "What a wrapper adds, measured apart on functions that do nothing, times how often the job went through one."
-        " A result given is a look-up of what had been computed before, by a dictionary without a limit and by `cached`."
+        " A result given is a look-up of what had been computed before, by a dictionary with no limit and `cached`."
         f" Plain Python's lists of samples grew to {outcome.kept_bytes:,} bytes and would go on growing, for a count, a"
         " total, a mean and a maximum. ferrule's histograms are bounded, and have the quantiles, too."
     )
