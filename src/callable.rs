@@ -321,6 +321,8 @@ impl Wrapper {
         let base = Self { slot: Slot::of::<T>(), function: function.clone().unbind() };
         let wrapper = Bound::new(function.py(), (rest, base))?;
         dress(wrapper.as_any(), function)?;
+        #[cfg(all(Py_3_14, Py_GIL_DISABLED))]
+        share(wrapper.as_any());
         Ok(wrapper)
     }
 }
@@ -399,6 +401,20 @@ impl Native for Shell {
     #[inline]
     fn call<'py>(this: &Bound<'py, Self>, call: Call<'_, 'py>) -> Outcome<'py> {
         Ok(call.forward(this.get().shell.bind(this.py()))?)
+    }
+}
+
+/// Has threads that call a wrapper not count their references to it, which costs more than the call where they share it. As
+/// the interpreter does it for functions: for those that are not made within others, which come and go.
+#[cfg(all(Py_3_14, Py_GIL_DISABLED))]
+fn share(wrapper: &Bound<'_, PyAny>) {
+    unsafe extern "C" {
+        fn PyUnstable_Object_EnableDeferredRefcount(object: *mut ffi::PyObject) -> std::ffi::c_int;
+    }
+    let name = wrapper.getattr("__qualname__").and_then(|name| name.extract::<String>());
+    if name.is_ok_and(|name| !name.contains("<locals>")) {
+        // SAFETY: the object is alive, new, and this thread's. That it can't be deferred is no error.
+        unsafe { PyUnstable_Object_EnableDeferredRefcount(wrapper.as_ptr()) };
     }
 }
 

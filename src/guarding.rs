@@ -324,7 +324,9 @@ mod shared {
             }
             let _all = self.lock_all();
             if self.used.load(Ordering::Relaxed) == seen {
-                (seen..2 * seen).for_each(|number| drop(self.lane(number)));
+                for number in seen..2 * seen {
+                    let _ = self.lane(number);
+                }
                 self.used.store(2 * seen, Ordering::Release);
             }
         }

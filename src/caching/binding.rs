@@ -930,9 +930,13 @@ impl Caching {
         body: impl FnOnce(&Probe<'_, 'py>, Option<&Bound<'py, PyAny>>) -> PyResult<R>,
     ) -> PyResult<R> {
         let packed = Packed::new(None, args, kwargs)?;
-        self.with_probe(args.py(), packed.call(), |probe, reference| match probe {
-            Some(probe) => body(probe, reference),
-            None => Err(pyo3::exceptions::PyTypeError::new_err("the function can't be called with these arguments")),
+        self.with_probe(args.py(), packed.call(), |probe, reference| {
+            if let Some(probe) = probe {
+                return body(probe, reference);
+            }
+            let hint = if self.method { "; a method's first argument is the instance" } else { "" };
+            let text = format!("the function can't be called with these arguments{hint}");
+            Err(pyo3::exceptions::PyTypeError::new_err(text))
         })?
     }
 
