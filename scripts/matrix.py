@@ -254,7 +254,9 @@ def bench(arguments: argparse.Namespace) -> None:
         say(f"bench: measuring on {base} instead")
     python = prepare(MATRIX / f"bench-{version}", base, [], ["peers"])
     build(python, version, ["--release"], f"bench-{version}", arguments.cargo_flags)
-    run([python, "-m", "benches", *arguments.rest])
+    # Some peers would bring the lock back.
+    extra = {"PYTHON_GIL": "0"} if version.endswith("t") else {}
+    run([python, "-m", "benches", *arguments.rest], **extra)
 
 
 def install(arguments: argparse.Namespace) -> None:
