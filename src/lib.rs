@@ -15,6 +15,7 @@ pub mod guarding;
 pub mod lifecycle;
 #[cfg(feature = "python")]
 pub mod probing;
+pub mod retrying;
 pub mod timing;
 #[cfg(feature = "python")]
 pub mod waiting;
@@ -32,6 +33,8 @@ mod _core {
     use crate::lifecycle::{after_fork_in_child, forks};
     #[pymodule_export]
     use crate::probing::{GuardedValues, Panicking, Passthrough};
+    #[pymodule_export]
+    use crate::retrying::binding::{Plan, RetryBudget};
     #[pymodule_export]
     use crate::timing::binding::{
         CountedFunction, Ready, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
