@@ -34,11 +34,17 @@ mod _core {
     #[pymodule_export]
     use crate::probing::{GuardedValues, Panicking, Passthrough};
     #[pymodule_export]
-    use crate::retrying::binding::{Plan, RetryBudget};
+    use crate::retrying::binding::{
+        Plan, Retrier, RetryBudget, RetryCourse, RetryTally, RetryingFunction, RetryingMethod,
+    };
+    #[pymodule_export]
+    use crate::retrying::breaking::{BreakerFunction, CallPermit, Circuit};
     #[pymodule_export]
     use crate::timing::binding::{
-        CountedFunction, Ready, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
+        CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
     };
+    #[pymodule_export]
+    use crate::waiting::Ready;
     #[pymodule_export]
     use crate::waiting::binding::{Line, Place};
 

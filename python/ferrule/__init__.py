@@ -8,21 +8,26 @@ __version__ = "0.1.0"
 
 # A public name, and the module that it lives in. The stub beside this file says the same to type checkers.
 _HOMES = {
+    "Attempt": "retrying",
     "Cache": "caching",
     "CacheInfo": "caching",
     "CacheStats": "caching",
+    "CircuitBreaker": "retrying",
+    "CircuitOpen": "_errors",
     "FerruleError": "_errors",
     "MemoryStats": "timing",
     "MissingExtra": "_errors",
     "PerformanceMonitor": "timing",
     "Retry": "retrying",
     "RetryBudget": "retrying",
+    "RetryStats": "retrying",
     "Timer": "timing",
     "TimingStats": "timing",
     "cache": "caching",
     "cached": "caching",
     "count_calls": "timing",
     "lru_cache": "caching",
+    "retry": "retrying",
     "timed": "timing",
 }
 _ROOMS = ("caching", "retrying", "testing", "timing")

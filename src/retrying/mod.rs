@@ -2,6 +2,9 @@
 
 #[cfg(feature = "python")]
 pub mod binding;
+#[cfg(feature = "python")]
+pub mod breaking;
 pub mod budget;
+pub mod circuit;
 
 pub mod schedule;
