@@ -311,13 +311,17 @@ impl Wrapper {
         Ok(wrapper)
     }
 
-    /// Puts an instance of `T` round a function that is dressed already: all that is asked of it comes from there.
+    /// Puts an instance of `T` round a wrapper, whose dress it shares.
     pub fn wrap_bare<'py, T>(function: &Bound<'py, PyAny>, rest: T) -> PyResult<Bound<'py, T>>
     where
         T: Native + PyClass<Frozen = True>,
         (T, Self): Into<PyClassInitializer<T>>,
     {
-        Bound::new(function.py(), (rest, Self { slot: Slot::of::<T>(), function: function.clone().unbind() }))
+        let base = Self { slot: Slot::of::<T>(), function: function.clone().unbind() };
+        let wrapper = Bound::new(function.py(), (rest, base))?;
+        let dress = guarding::interned!(function.py(), "__dict__");
+        wrapper.as_any().setattr(dress, function.getattr(dress)?)?;
+        Ok(wrapper)
     }
 }
 
@@ -433,6 +437,7 @@ pub fn publish_all(py: Python<'_>) -> PyResult<()> {
     publish::<crate::timing::binding::TimedFunction>(py, offset);
     publish::<crate::timing::binding::CountedFunction>(py, offset);
     publish::<crate::caching::binding::CachedFunction>(py, offset);
+    publish::<crate::limiting::binding::LimitedFunction>(py, offset);
     publish::<crate::retrying::binding::RetryingFunction>(py, offset);
     publish::<crate::retrying::binding::RetryingMethod>(py, offset);
     publish::<crate::retrying::breaking::BreakerFunction>(py, offset);

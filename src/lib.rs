@@ -13,6 +13,7 @@ pub mod errors;
 pub mod guarding;
 #[cfg(feature = "python")]
 pub mod lifecycle;
+pub mod limiting;
 #[cfg(feature = "python")]
 pub mod probing;
 pub mod retrying;
@@ -31,6 +32,8 @@ mod _core {
     use crate::clock::binding::{ManualClock, coarse_ns, precise_ns, seconds_from};
     #[pymodule_export]
     use crate::lifecycle::{after_fork_in_child, forks};
+    #[pymodule_export]
+    use crate::limiting::binding::{Bucket, LimitedFunction, Limiter, Standing};
     #[pymodule_export]
     use crate::probing::{GuardedValues, Panicking, Passthrough};
     #[pymodule_export]

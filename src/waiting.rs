@@ -267,7 +267,7 @@ pub enum Woken {
 }
 
 /// Calls `function(argument)` soon in an event loop of any thread. Says whether the loop has taken it.
-fn call_in_loop(
+pub(crate) fn call_in_loop(
     py: Python<'_>,
     event_loop: &Py<PyAny>,
     function: &Bound<'_, PyAny>,
@@ -310,7 +310,7 @@ fn end_wait(future: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 /// The callable that ends the wait of a task, in its own loop.
-fn wake_future(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+pub(crate) fn wake_future(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static WAKE: Made<Py<PyAny>> = Made::new();
     let wake = WAKE.get_or_try_init(py, || Ok::<_, PyErr>(wrap_pyfunction!(end_wait, py)?.into_any().unbind()))?;
     Ok(wake.bind(py))

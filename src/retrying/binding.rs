@@ -751,16 +751,6 @@ impl RetryingMethod {
         this.as_super().get().function(this.py()).as_ptr().addr().rotate_right(4)
     }
 
-    #[getter]
-    fn __doc__<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        this.as_super().get().function(this.py()).getattr(interned!(this.py(), "__doc__"))
-    }
-
-    #[getter]
-    fn __module__<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        this.as_super().get().function(this.py()).getattr(interned!(this.py(), "__module__"))
-    }
-
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.instance)
     }
