@@ -154,6 +154,8 @@ class RateLimiter(_core.Limiter):
             TypeError, ValueError: If an argument is not what it may be.
             asyncio.CancelledError: If the task is cancelled; it takes nothing then, and the next moves up.
         """
+        if timeout is None and self.try_acquire(key, n):
+            return
         from asyncio import get_running_loop
 
         standing = self.stand(get_running_loop(), key, n, timeout)

@@ -91,7 +91,8 @@ class RetryStats(NamedTuple):
     `calls` are those whose first attempt has ended, `attempts` all that have, `retries` those that were not the first.
     `successes` are the calls that returned a value that was taken, `give_ups` those that ran out of attempts, time or
     budget or were stopped, `passed` those that something else ended: an exception that the policy doesn't name, Ctrl-C, a
-    cancellation. `slept` are the seconds of all waits together.
+    cancellation. `slept` are the seconds of all waits together. A coroutine function's call that is under way counts as a
+    success until it fails.
     """
 
     calls: int
@@ -611,7 +612,7 @@ class Retry:
             use = "call_async" if kind == "coroutine function" else "retry(restart=True)"
             raise TypeError(f"call takes a function, not a {kind}: {function!r}; use {use}")
         self._check_function(function)
-        course = _core.Retrier(self._plan, _core.RetryTally(), function).course(_core.precise_ns())
+        course = _core.Retrier(self._plan, _core.RetryTally(), function).course()
         return cast("R", _again(course, None, None, function, args, kwargs))
 
     async def call_async(
@@ -633,7 +634,7 @@ class Retry:
         """
         if not callable(function) or kind_of(function) in _GENERATORS:
             raise TypeError(f"call_async takes a coroutine function, not {_shown(function)}")
-        course = _core.Retrier(self._plan, _core.RetryTally(), function).course(_core.precise_ns())
+        course = _core.Retrier(self._plan, _core.RetryTally(), function).course()
         return cast("R", await _again_async(self, course, None, None, function, args, kwargs))
 
     def __iter__(self) -> Iterator[RetryBlock]:
@@ -813,12 +814,13 @@ def _time_limit(policy: Retry, course: _core.RetryCourse) -> Any:
 
 
 def _coroutine_function(function: Callable[..., Any], policy: Retry, retrier: _core.Retrier) -> Callable[..., Any]:
-    begin, succeed, make_course = retrier.begin, retrier.succeed, retrier.course
-    if policy.timeout is not None or policy.attempt_timeout is not None or policy.retry_result is not None:
+    begin, trouble = retrier.begin, retrier.trouble
+    limits = (policy.timeout, policy.attempt_timeout, policy.retry_result, policy.budget)
+    if any(limit is not None for limit in limits):
 
         @functools.wraps(function)
         async def careful(*args: Any, **kwargs: Any) -> Any:
-            return await _again_async(policy, make_course(begin()), None, None, function, args, kwargs)
+            return await _again_async(policy, retrier.course(), None, None, function, args, kwargs)
 
         return careful
 
@@ -826,16 +828,13 @@ def _coroutine_function(function: Callable[..., Any], policy: Retry, retrier: _c
     async def shell(*args: Any, **kwargs: Any) -> Any:
         begun = begin()
         try:
-            value = await function(*args, **kwargs)
+            return await function(*args, **kwargs)
         except BaseException as error:
-            course = make_course(begun)
+            course = trouble(begun)
             delay = course.failed(error)
             if delay is None:
                 raise
             failure = error
-        else:
-            succeed()
-            return value
         try:
             going_on = _again_async(policy, course, failure, delay, function, args, kwargs)
         finally:
@@ -850,7 +849,7 @@ def _generator_function(function: Callable[..., Any], policy: Retry, retrier: _c
 
     @functools.wraps(function)
     def shell(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        course = retrier.course(retrier.begin())
+        course = retrier.course()
         while True:
             try:
                 value = yield from function(*args, **kwargs)
@@ -877,7 +876,7 @@ def _async_generator_function(
 ) -> Callable[..., Any]:
     @functools.wraps(function)
     async def shell(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        course = retrier.course(retrier.begin())
+        course = retrier.course()
         while True:
             generator = function(*args, **kwargs)
             try:
@@ -1166,7 +1165,7 @@ class RetryBlock:
 
 def _first_block(policy: Retry) -> RetryBlock:
     retrier = _core.Retrier(policy._plan, _core.RetryTally())  # noqa: SLF001 - its own module
-    return RetryBlock(policy, retrier.course(retrier.begin()))
+    return RetryBlock(policy, retrier.course())
 
 
 class _Blocks:

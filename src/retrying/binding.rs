@@ -235,6 +235,8 @@ impl RetryBudget {
 /// What has become of the calls that didn't succeed at the first attempt.
 #[derive(Clone, Copy, Default)]
 struct Troubled {
+    /// Calls that were counted as straight when they began.
+    taken_back: u64,
     calls: u64,
     attempts: u64,
     successes: u64,
@@ -267,7 +269,10 @@ impl RetryTally {
 
     /// Calls, attempts, successes, give-ups, calls that something else ended, and seconds slept.
     fn counts(&self, py: Python<'_>) -> (u64, u64, u64, u64, u64, f64) {
-        let (troubled, straight) = self.troubled.peek(py, |troubled| (*troubled, self.straight.get()));
+        let (troubled, straight) = self.troubled.peek(py, |troubled| {
+            // On a free-threaded build a call may have been taken back whose beginning isn't seen yet.
+            (*troubled, self.straight.get().saturating_sub(troubled.taken_back))
+        });
         (
             straight + troubled.calls,
             straight + troubled.attempts,
@@ -779,24 +784,23 @@ impl Retrier {
         Self { plan, tally, function }
     }
 
-    /// The precise clock's reading, to be given to `course`.
-    fn begin(&self) -> u64 {
-        let _ = self;
+    /// A call begins: counted as one that succeeds at once. The precise clock's reading, to be given to `trouble`.
+    fn begin(&self, py: Python<'_>) -> u64 {
+        self.tally.get().straight.increment(py);
         precise()
     }
 
-    /// A call has succeeded at its first attempt.
-    fn succeed(&self, py: Python<'_>) {
-        self.tally.get().straight.increment(py);
-        if let Some(budget) = &self.plan.get().budget {
-            budget.get().deposit(py);
-        }
+    /// The call that began at `begun` doesn't succeed at once.
+    #[pyo3(signature = (begun, /))]
+    fn trouble(this: &Bound<'_, Self>, begun: u64) -> RetryCourse {
+        let py = this.py();
+        this.get().tally.get().note(py, |troubled| troubled.taken_back += 1);
+        RetryCourse { retrier: this.clone().unbind(), progress: Guarded::new(Progress::since(begun)) }
     }
 
-    /// A call that began at `begun` and has not simply succeeded.
-    #[pyo3(signature = (begun, /))]
-    fn course(this: &Bound<'_, Self>, begun: u64) -> RetryCourse {
-        RetryCourse { retrier: this.clone().unbind(), progress: Guarded::new(Progress::since(begun)) }
+    /// A call that begins now, and is counted by what becomes of it.
+    fn course(this: &Bound<'_, Self>) -> RetryCourse {
+        RetryCourse { retrier: this.clone().unbind(), progress: Guarded::new(Progress::since(precise())) }
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
