@@ -165,7 +165,11 @@ def _hook(name: str, value: object, arguments: str) -> None:
 def _seconds_said(said: object) -> float:
     """Read what a `delay` callable returned: seconds, a `timedelta` or the moment itself; the past is no delay."""
     if isinstance(said, (int, float)) and not isinstance(said, bool):
-        seconds = float(said) if abs(said) < math.inf else math.copysign(math.inf, said)
+        try:
+            seconds = float(said)
+        except OverflowError:
+            # An integer beyond the floats: a very long time, in whichever direction.
+            seconds = math.inf if said > 0 else 0.0
     elif (datetime := sys.modules.get("datetime")) is not None and isinstance(said, datetime.timedelta):
         seconds = said.total_seconds()
     elif datetime is not None and isinstance(said, datetime.datetime):
@@ -263,6 +267,7 @@ def _name_of(function: object) -> str:
 
 def _log_retry(attempt: Attempt, max_attempts: int | None) -> None:
     name = "a block" if attempt.function is None else _name_of(attempt.function)
+    # A handler may keep the record: it must keep neither the exception nor the value.
     what = f"raised {attempt.error!r}" if attempt.error is not None else f"returned {attempt.value!r}"
     most = "" if max_attempts is None else f" of {max_attempts}"
     fields = {
@@ -270,7 +275,7 @@ def _log_retry(attempt: Attempt, max_attempts: int | None) -> None:
         "attempt": attempt.number,
         "delay": attempt.delay,
         "seconds": attempt.elapsed,
-        "error": attempt.error,
+        "error": None if attempt.error is None else type(attempt.error).__qualname__,
     }
     text = "%s %s in attempt %d%s; the next follows in %.3g s"
     _logger().warning(text, name, what, attempt.number, most, attempt.delay, extra=fields)
