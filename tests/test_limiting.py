@@ -1,4 +1,4 @@
-"""The limiting room: how many get through, in which order, and what becomes of those who leave; mostly by a manual clock."""
+"""The limiting room: how many get through, in which order, and what becomes of those who leave."""
 
 import asyncio
 import contextlib
@@ -86,12 +86,14 @@ def test_a_bucket_gives_its_burst_and_then_the_rate(clock):
     clock.advance(0.49)
     assert not limit.try_acquire()
     clock.advance(0.02)
-    assert limit.try_acquire() and not limit.try_acquire()
+    assert limit.try_acquire()
+    assert not limit.try_acquire()
     clock.advance(1)
     assert limit.check().remaining == 2
     assert not limit.check(n=3)
     assert limit.check(n=3).retry_after == pytest.approx(0.49)
-    assert limit.try_acquire(n=2) and not limit.try_acquire()
+    assert limit.try_acquire(n=2)
+    assert not limit.try_acquire()
     clock.advance(1e6)
     assert limit.check(n=3) == (True, 0.0, 3), "it gets no fuller than full"
 
@@ -128,7 +130,6 @@ def test_never_more_than_rate_and_burst_allow(rate, burst, steps):
                 assert limit.check(n=n), "that is when it is worth another try"
 
 
-# fmt: off
 @pytest.mark.parametrize(("arguments", "parameters", "error", "text"), [
     ((0,), {}, ValueError, "rate must be a finite number above 0, got 0"),
     ((-1,), {}, ValueError, "rate must be a finite number above 0"),
@@ -146,8 +147,7 @@ def test_never_more_than_rate_and_burst_allow(rate, burst, steps):
     ((1e30,), {}, ValueError, "at most 16 a nanosecond"),
     ((1,), {"burst": 2**60}, ValueError, "fills within nine years"),
     ((1e-300,), {}, ValueError, "fills within nine years"),
-])
-# fmt: on
+])  # fmt: skip
 def test_limits_that_make_no_sense_fail_at_once_and_say_which(arguments, parameters, error, text):
     with pytest.raises(error, match=text):
         RateLimiter(*arguments, **parameters)
@@ -156,7 +156,7 @@ def test_limits_that_make_no_sense_fail_at_once_and_say_which(arguments, paramet
 
 
 @pytest.mark.parametrize(("n", "error", "text"), [
-    (0, ValueError, "n must be an integer of 1 or more"), (-1, ValueError, "n must be"), (2**70, ValueError, "n must be"),
+    (0, ValueError, "n must be an integer of 1 or more"), (-1, ValueError, "n must be"), (2**70, ValueError, "n must"),
     (1.0, TypeError, "n must be an integer"), (True, TypeError, "n must be an integer"), ("1", TypeError, "n must be"),
     (4, ValueError, "n must be at most burst, which is 3, got 4: so many are never there at once"),
 ])  # fmt: skip
@@ -197,7 +197,7 @@ def test_each_key_has_a_bucket_of_its_own():
 
 def test_keys_that_misbehave_lose_nothing():
     class Key:
-        def __init__(self, number, broken=False):
+        def __init__(self, number, *, broken=False):
             self.number = number
             self.broken = broken
 
@@ -221,12 +221,14 @@ def test_keys_that_misbehave_lose_nothing():
             limit.check(key)
         with pytest.raises(TypeError, match="unhashable"):
             limit.keyed(key)
-    assert limit.try_acquire(Key(1)) and limit.try_acquire(Key(2))
+    assert limit.try_acquire(Key(1))
+    assert limit.try_acquire(Key(2))
     with pytest.raises(RuntimeError, match="broken eq"):
         limit.try_acquire(Key(1, broken=True))
     with pytest.raises(RuntimeError, match="broken hash"):
         limit.acquire(Key(1, broken="hash"))
-    assert limit.try_acquire(Key(1)) and not limit.try_acquire(Key(1))
+    assert limit.try_acquire(Key(1))
+    assert not limit.try_acquire(Key(1))
 
 
 @turns_the_clock
@@ -275,7 +277,8 @@ def test_a_table_of_one_works():
     limit = RateLimiter(NEVER, burst=2, max_keys=1)
     for number in range(100):
         assert limit.try_acquire(number)
-    assert limit.stats().keys == 1 and limit.stats().forgotten == 99
+    assert limit.stats().keys == 1
+    assert limit.stats().forgotten == 99
 
 
 @pytest.mark.slow
@@ -338,7 +341,7 @@ def test_keys_come_and_go_on_eight_threads():
             for _ in range(3000):
                 limit.try_acquire(source.randrange(200))
                 limit.check(source.randrange(200))
-        except BaseException as error:  # noqa: BLE001 - none at all is wanted
+        except BaseException as error:  # noqa: BLE001 - that is the question
             failures.append(error)
 
     before = sys.getswitchinterval()
@@ -396,7 +399,8 @@ def test_the_meaning_of_timeouts(clock):
         # One who leads knows that it will be too late, and says so at once.
         with pytest.raises(AcquireTimeout, match=r"there was no room within 0(\.5)? s") as caught:
             limit.acquire(timeout=timeout)
-        assert isinstance(caught.value, TimeoutError) and isinstance(caught.value, FerruleError)
+        assert isinstance(caught.value, TimeoutError)
+        assert isinstance(caught.value, FerruleError)
         with pytest.raises(AcquireTimeout):
             asyncio.run(limit.acquire_async(timeout=timeout))
     for wrong, error in ((-1, ValueError), ("1", TypeError)):
@@ -551,7 +555,7 @@ def test_one_who_is_cancelled_with_its_token_gives_it_back(clock):
         await turns()
         clock.advance(2)
         # The leader takes its token and serves the second; before that one runs, it is cancelled.
-        while not tasks[0].done():
+        while not tasks[0].done():  # noqa: ASYNC110 - there is no event for that
             await asyncio.sleep(0)
         tasks[1].cancel()
         await turns(20)
@@ -866,7 +870,8 @@ def test_functions_of_every_kind_are_limited(clock):
 
     assert (function.__name__, function.__doc__) == ("function", "Return it.")
     assert inspect.iscoroutinefunction(coroutine)
-    assert inspect.isgeneratorfunction(generator) and inspect.isasyncgenfunction(async_generator)
+    assert inspect.isgeneratorfunction(generator)
+    assert inspect.isasyncgenfunction(async_generator)
     assert function.limiter is coroutine.limiter is generator.limiter is async_generator.limiter
     assert function(1) == 1 == function(x=1)
     with pytest.raises(RateLimited, match="there is room again in 1 s") as caught:

@@ -73,8 +73,8 @@ class Attempt(NamedTuple):
     """An attempt that has ended, as hooks are told of it.
 
     `function` is what was called, `None` for a block; `number` counts from 1; `error` is what was raised, and `None`
-    where it was the result, `value`, that was refused; `delay` is the wait that follows in seconds, and `None` where the
-    call is given up; `elapsed` are the seconds since the call began.
+    where it was the result, `value`, that was refused; `delay` is the wait that follows in seconds, and `None` where
+    the call is given up; `elapsed` are the seconds since the call began.
     """
 
     function: Callable[..., Any] | None
@@ -90,9 +90,9 @@ class RetryStats(NamedTuple):
 
     `calls` are those whose first attempt has ended, `attempts` all that have, `retries` those that were not the first.
     `successes` are the calls that returned a value that was taken, `give_ups` those that ran out of attempts, time or
-    budget or were stopped, `passed` those that something else ended: an exception that the policy doesn't name, Ctrl-C, a
-    cancellation. `slept` are the seconds of all waits together. A coroutine function's call that is under way counts as a
-    success until it fails.
+    budget or were stopped, `passed` those that something else ended: an exception that the policy doesn't name, Ctrl-C,
+    a cancellation. `slept` are the seconds of all waits together. A coroutine function's call that is under way counts
+    as a success until it fails.
     """
 
     calls: int
@@ -206,8 +206,8 @@ class RetryBudget(_core.RetryBudget):
     ... def fetch(url): ...
 
     Every call of every function that shares the budget pays in `ratio`, and every retry takes out 1; what was paid in
-    counts for ten seconds, and so does what was taken out. Beside that there are `min_per_second` retries a second, to be
-    had even where calls are few. A call whose retry the budget refuses is given up at once.
+    counts for ten seconds, and so does what was taken out. Beside that there are `min_per_second` retries a second, to
+    be had even where calls are few. A call whose retry the budget refuses is given up at once.
 
     Args:
         ratio: Retries for each call, 0 or more: 0.1 lets one in ten calls be retried.
@@ -219,7 +219,9 @@ class RetryBudget(_core.RetryBudget):
 
     def __new__(cls, *, ratio: float = 0.1, min_per_second: float = 10.0) -> Self:
         """Make a budget."""
-        return super().__new__(cls, ratio=_number("ratio", ratio), min_per_second=_number("min_per_second", min_per_second))
+        return super().__new__(
+            cls, ratio=_number("ratio", ratio), min_per_second=_number("min_per_second", min_per_second)
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(ratio={self.ratio!r}, min_per_second={self.min_per_second!r})"
@@ -452,7 +454,7 @@ class Retry:
     restart: bool
     _plan: _core.Plan
 
-    def __init__(
+    def __init__(  # noqa: C901 - a check for each parameter
         self,
         *,
         on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
@@ -556,8 +558,8 @@ class Retry:
         Args:
             number: The attempt's number, from 1.
             error: Its exception; a `delay` function is given it.
-            previous: The seconds that were waited before it; decorrelated jitter goes by them, and without them as after
-                a first attempt.
+            previous: The seconds that were waited before it; decorrelated jitter goes by them, and without them as
+                after a first attempt.
 
         Returns:
             Seconds, 0 or more, drawn anew each time where there is jitter.
@@ -620,9 +622,7 @@ class Retry:
         course = _core.Retrier(self._plan, _core.RetryTally(), function).course()
         return cast("R", _again(course, None, None, function, args, kwargs))
 
-    async def call_async(
-        self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+    async def call_async(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a coroutine function once, under this policy, as `call` does.
 
         Args:
@@ -713,7 +713,7 @@ _GENERATORS: Final = ("generator function", "async generator function")
 # -- functions of every kind ------------------------------------------------------------------------------------------
 
 
-def _again(
+def _again(  # noqa: PLR0917 - one call's whole state
     course: _core.RetryCourse,
     failure: BaseException | None,
     delay: float | None,
@@ -755,7 +755,7 @@ def _wait_for_next(course: _core.RetryCourse, delay: float) -> None:
         raise
 
 
-async def _again_async(
+async def _again_async(  # noqa: PLR0917 - one call's whole state
     policy: Retry,
     course: _core.RetryCourse,
     failure: BaseException | None,
@@ -876,7 +876,7 @@ def _generator_function(function: Callable[..., Any], policy: Retry, retrier: _c
     return shell
 
 
-def _async_generator_function(
+def _async_generator_function(  # noqa: C901 - all of the protocol of async generators
     function: Callable[..., Any], policy: Retry, retrier: _core.Retrier
 ) -> Callable[..., Any]:
     @functools.wraps(function)
@@ -894,7 +894,7 @@ def _async_generator_function(
                     except GeneratorExit:
                         await generator.aclose()
                         raise
-                    except BaseException as error:  # noqa: BLE001 - whatever is thrown in is the generator's business
+                    except BaseException as error:  # noqa: BLE001 - whatever comes is the generator's business
                         step = generator.athrow(error)
                     else:
                         step = generator.asend(sent)
@@ -961,7 +961,7 @@ def _with_policy(
 
 
 class Retried(Protocol[P, R_co]):
-    """What `retry` makes of a function: the same function to its callers, its statistics, and itself with another policy."""
+    """What `retry` makes of a function: the same function to its callers, with statistics and with other policies."""
 
     __name__: str
     __qualname__: str
@@ -1237,12 +1237,12 @@ class CircuitBreaker(_core.Circuit):
     >>> breaker.state
     'open'
 
-    One breaker stands before all calls to one service, from any number of functions, threads and event loops: it decorates
-    functions, methods and coroutine functions, and `with breaker:` and `async with breaker:` are for blocks. While it is
-    closed, calls go through; `failure_threshold` failures within `window` open it; `recovery_timeout` later it
-    is half-open: `half_open_calls` calls go through to try, and when all of them have succeeded it is closed again, while
-    one that fails opens it anew. No lock is held while a call runs. An exception that `on` doesn't name counts as an
-    answer; a call that was cancelled counts as nothing.
+    One breaker stands before all calls to one service, from any number of functions, threads and event loops: it
+    decorates functions, methods and coroutine functions, and `with breaker:` and `async with breaker:` are for blocks.
+    While it is closed, calls go through; `failure_threshold` failures within `window` open it; `recovery_timeout` later
+    it is half-open: `half_open_calls` calls go through to try, and when all of them have succeeded it is closed again,
+    while one that fails opens it anew. No lock is held while a call runs. An exception that `on` doesn't name counts as
+    an answer; a call that was cancelled counts as nothing.
 
     With `retry`, put the breaker below: `@retry(...)` over `@breaker`, so that every attempt is counted.
 
@@ -1292,9 +1292,7 @@ class CircuitBreaker(_core.Circuit):
             half_open_calls=half_open_calls,
             on=_exception_types("on", on),
         )
-        vars(breaker).update(
-            seconds, failure_threshold=failure_threshold, half_open_calls=half_open_calls, on=on
-        )
+        vars(breaker).update(seconds, failure_threshold=failure_threshold, half_open_calls=half_open_calls, on=on)
         return breaker
 
     def __call__(self, function: F, /) -> F:
