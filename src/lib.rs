@@ -13,9 +13,12 @@ pub mod errors;
 pub mod guarding;
 #[cfg(feature = "python")]
 pub mod lifecycle;
+pub mod pooling;
 #[cfg(feature = "python")]
 pub mod probing;
 pub mod timing;
+#[cfg(feature = "python")]
+pub mod upkeep;
 #[cfg(feature = "python")]
 pub mod waiting;
 
@@ -31,11 +34,15 @@ mod _core {
     #[pymodule_export]
     use crate::lifecycle::{after_fork_in_child, forks};
     #[pymodule_export]
+    use crate::pooling::binding::{Approach, Lease, Pool};
+    #[pymodule_export]
     use crate::probing::{GuardedValues, Panicking, Passthrough};
     #[pymodule_export]
     use crate::timing::binding::{
         CountedFunction, Ready, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
     };
+    #[pymodule_export]
+    use crate::upkeep::stop_upkeep;
     #[pymodule_export]
     use crate::waiting::binding::{Line, Place};
 
