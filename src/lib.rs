@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod pooling;
 #[cfg(feature = "python")]
 pub mod probing;
+pub mod retrying;
 pub mod timing;
 #[cfg(feature = "python")]
 pub mod upkeep;
@@ -37,6 +38,8 @@ mod _core {
     use crate::pooling::binding::{Approach, Lease, Pool};
     #[pymodule_export]
     use crate::probing::{GuardedValues, Panicking, Passthrough};
+    #[pymodule_export]
+    use crate::retrying::binding::{Plan, RetryBudget};
     #[pymodule_export]
     use crate::timing::binding::{
         CountedFunction, Ready, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,

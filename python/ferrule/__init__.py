@@ -15,6 +15,8 @@ _HOMES = {
     "MemoryStats": "timing",
     "MissingExtra": "_errors",
     "PerformanceMonitor": "timing",
+    "Retry": "retrying",
+    "RetryBudget": "retrying",
     "Timer": "timing",
     "TimingStats": "timing",
     "cache": "caching",
@@ -23,7 +25,7 @@ _HOMES = {
     "lru_cache": "caching",
     "timed": "timing",
 }
-_ROOMS = ("caching", "testing", "timing")
+_ROOMS = ("caching", "retrying", "testing", "timing")
 
 __all__ = [  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll] - made from the table
     "__version__",

@@ -1,4 +1,5 @@
 from ferrule import caching as caching
+from ferrule import retrying as retrying
 from ferrule import testing as testing
 from ferrule import timing as timing
 from ferrule._errors import FerruleError as FerruleError
@@ -9,6 +10,8 @@ from ferrule.caching import CacheStats as CacheStats
 from ferrule.caching import cache as cache
 from ferrule.caching import cached as cached
 from ferrule.caching import lru_cache as lru_cache
+from ferrule.retrying import Retry as Retry
+from ferrule.retrying import RetryBudget as RetryBudget
 from ferrule.timing import MemoryStats as MemoryStats
 from ferrule.timing import PerformanceMonitor as PerformanceMonitor
 from ferrule.timing import Timer as Timer
@@ -25,6 +28,8 @@ __all__ = [
     "MemoryStats",
     "MissingExtra",
     "PerformanceMonitor",
+    "Retry",
+    "RetryBudget",
     "Timer",
     "TimingStats",
     "__version__",
@@ -33,6 +38,7 @@ __all__ = [
     "caching",
     "count_calls",
     "lru_cache",
+    "retrying",
     "testing",
     "timed",
     "timing",

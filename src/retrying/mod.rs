@@ -1,0 +1,7 @@
+//! Retrying: another attempt, after a while, within limits; and the breaker that says when not even to try.
+
+#[cfg(feature = "python")]
+pub mod binding;
+pub mod budget;
+
+pub mod schedule;
