@@ -15,17 +15,25 @@ _HOMES = {
     "MemoryStats": "timing",
     "MissingExtra": "_errors",
     "PerformanceMonitor": "timing",
+    "PoolClosed": "pooling",
+    "PoolExhausted": "pooling",
+    "PoolLeakWarning": "pooling",
+    "PoolStats": "pooling",
+    "PoolTimeout": "pooling",
+    "ResourcePool": "pooling",
     "Retry": "retrying",
     "RetryBudget": "retrying",
     "Timer": "timing",
     "TimingStats": "timing",
+    "Transaction": "pooling",
     "cache": "caching",
     "cached": "caching",
     "count_calls": "timing",
     "lru_cache": "caching",
     "timed": "timing",
+    "transaction": "pooling",
 }
-_ROOMS = ("caching", "retrying", "testing", "timing")
+_ROOMS = ("caching", "pooling", "retrying", "testing", "timing")
 
 __all__ = [  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll] - made from the table
     "__version__",

@@ -51,6 +51,8 @@ C = TypeVar("C")
 # How many of those who have a resource a message names.
 _NAMED: Final = 20
 
+_CENTURY: Final = 3.2e9
+
 
 class PoolTimeout(FerruleError, TimeoutError):  # noqa: N818 - it says what is wrong without the word
     """Nothing came free in time; the message names those who have the resources, and where they took them.
@@ -156,8 +158,9 @@ class ResourcePool(_core.Pool[T]):
         TypeError, ValueError: If an argument is not what it may be.
     """
 
-    __slots__ = ("_check", "_close", "_create", "_reset", "_tasks")
+    __slots__ = ("_asynchronous", "_check", "_close", "_create", "_reset", "_tasks")
 
+    _asynchronous: bool
     _create: Callable[[], Any] | None
     _check: Callable[[Any], Any] | None
     _reset: Callable[[Any], Any] | None
@@ -251,7 +254,7 @@ class ResourcePool(_core.Pool[T]):
             name,
             asynchronous,
         )
-        self._keep(create, check, reset, close)
+        self._keep(create, check, reset, close, asynchronous=asynchronous)
         if min_idle:
             self._begin(_running_loop() if asynchronous else None)
         return self
@@ -324,10 +327,11 @@ class ResourcePool(_core.Pool[T]):
             name,
             False,
         )
-        self._keep(None, check, reset, close)
+        self._keep(None, check, reset, close, asynchronous=False)
         return cast("ResourcePool[C]", self)
 
-    def _keep(self, create: Any, check: Any, reset: Any, close: Any) -> None:
+    def _keep(self, create: Any, check: Any, reset: Any, close: Any, *, asynchronous: bool) -> None:
+        self._asynchronous = asynchronous
         self._create, self._check, self._reset, self._close = create, check, reset, close
         self._tasks = set()
 
@@ -519,32 +523,22 @@ async def _make(pool: ResourcePool[Any], approach: _core.Approach) -> Literal["l
     from asyncio import timeout
 
     create = cast("Callable[[], Any]", pool._create)  # noqa: SLF001 - its own module
-    expired = False
+    left = approach.left if pool._asynchronous else None  # noqa: SLF001 - its own module
+    # A loop's own clock can wait for a century, and not much longer.
+    limit = timeout(None if left is None or left > _CENTURY else left)
     try:
-        made = create()
-        if kind_of(create) == "coroutine function":
-            left = approach.left
-            # The loop's own clock can wait for a century, and not much longer.
-            async with timeout(left if left is None or left < 1e9 else None) as limit:  # noqa: PLR2004
-                try:
-                    made = await made
-                finally:
-                    expired = limit.expired()
-            expired = False
-        elif _is_awaitable(made):
-            raise _awaitable(made)
+        async with limit:
+            made = create()
+            if pool._asynchronous:  # noqa: SLF001 - its own module
+                made = await made
+            elif _is_awaitable(made):
+                raise _awaitable(made)
     except Exception as error:
         cause = approach.failed(error)
-        if isinstance(error, TimeoutError) and left_nothing(approach):
+        if limit.expired():
             raise approach.timed_out() from cause
         raise cause from cause.__cause__
-    del expired
     return approach.made(made)
-
-
-def left_nothing(approach: _core.Approach) -> bool:
-    """Tell whether the time is over."""
-    return approach.left is not None and approach.left <= 0
 
 
 async def _make_ahead(pool: ResourcePool[Any], loop: AbstractEventLoop, slot: int) -> None:
