@@ -27,7 +27,7 @@ const MOST_THREADS: usize = 4;
 const STACK: usize = 16 << 20;
 
 /// How long the exit handler waits for errands that are under way.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 struct Entries {

@@ -374,6 +374,11 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// The places that lead to the calling one, innermost first: as many as a message needs.
+    fn stack(&self, py: Python<'_>, skipped: usize) -> Vec<Spot> {
+        calling_stack(py, skipped, if self.plan.leak_after.is_some() { STACK } else { 1 })
+    }
+
     /// Opens the state, which is this process's own.
     fn open<R>(&self, py: Python<'_>, body: impl FnOnce(&mut State, &mut Dead, &mut Vec<Spent>) -> R) -> R {
         let mut spent = Vec::new();
@@ -410,7 +415,10 @@ impl Pool {
             let resource = item.resource.object.bind(py).clone();
             let old = item.dies <= now;
             state.serial += 1;
-            let asks = pool.plan.min_idle > state.stock.idle() && !std::mem::replace(&mut state.fill_asked, true);
+            let asks = pool.plan.min_idle > 0
+                && !state.fill_asked
+                && state.missing(&pool.plan) > 0
+                && !std::mem::replace(&mut state.fill_asked, true);
             Ok((Loan { slot, serial: state.serial, resource }, old, asks))
         });
         match taken {
@@ -503,7 +511,10 @@ impl Pool {
             Entry::Queued { retry_at: (state.backoff.failures > 0).then_some(state.backoff.retry_at) }
         });
         match entry {
-            Entry::Claim(claim) => Ok(Some(claim)),
+            Entry::Claim(claim) => {
+                Self::ask_for_more(this);
+                Ok(Some(claim))
+            }
             Entry::Queued { retry_at } => {
                 if let Some(moment) = retry_at {
                     Self::arrange(this, moment);
@@ -796,7 +807,7 @@ impl Pool {
             return Err(Self::failed(this, slot, error));
         };
         if closed {
-            let outcome = Self::destroy(this, slot);
+            let outcome = Self::dispose(this, slot);
             return first_of(Err(Self::is_closed(this)), outcome);
         }
         let mut outcome = if lends { Ok(()) } else { Self::settle(this, slot, true) };
@@ -822,6 +833,11 @@ impl Pool {
     fn destroy(this: &Bound<'_, Self>, slot: u32) -> PyResult<()> {
         let closed = Self::call_close(this, slot);
         first_of(closed, Self::vacate(this, slot))
+    }
+
+    /// Closes the resource in a slot that is being worked on, where it may be closed, and gives the slot up.
+    fn dispose(this: &Bound<'_, Self>, slot: u32) -> PyResult<()> {
+        if this.get().plan.asynchronous { Self::close_elsewhere(this, slot) } else { Self::destroy(this, slot) }
     }
 
     /// Lets the resource go that was closed; the slot stays.
@@ -856,7 +872,24 @@ impl Pool {
         }
         Python::attach(|_| drop(told));
         outcome = first_of(outcome, Self::offer(this));
+        Self::ask_for_more(this);
         first_of(outcome, Self::settle_closers(this))
+    }
+
+    /// Has the upkeep make idle resources ahead, where some are missing.
+    #[inline]
+    fn ask_for_more(this: &Bound<'_, Self>) {
+        let pool = this.get();
+        if pool.plan.min_idle == 0 {
+            return;
+        }
+        let asks = pool.open(this.py(), |state, _, _| {
+            let waits = state.fill_asked || state.backoff.failures > 0 || state.missing(&pool.plan) == 0;
+            !waits && !std::mem::replace(&mut state.fill_asked, true)
+        });
+        if asks {
+            Self::arrange(this, 0);
+        }
     }
 
     /// Hands free slots to those in line, to make resources in.
@@ -971,7 +1004,7 @@ impl Pool {
 
     /// Decides what becomes of a resource that is being worked on: the next in line gets it, or it is idle, or it goes.
     fn settle(this: &Bound<'_, Self>, slot: u32, kept: bool) -> PyResult<()> {
-        if kept && let Some(outcome) = Self::pass_on(this, slot) { outcome } else { Self::destroy(this, slot) }
+        if kept && let Some(outcome) = Self::pass_on(this, slot) { outcome } else { Self::dispose(this, slot) }
     }
 
     /// Hands a resource that is being worked on to the next in line, or keeps it idle; `None` where it is to be closed.
@@ -1005,7 +1038,7 @@ impl Pool {
                 Err(false) => {
                     return match outcome {
                         Ok(()) => None,
-                        Err(error) => Some(first_of(Err(error), Self::destroy(this, slot))),
+                        Err(error) => Some(first_of(Err(error), Self::dispose(this, slot))),
                     };
                 }
                 Ok(next) => next,
@@ -1142,8 +1175,7 @@ impl Pool {
         });
         let mut outcome = Ok(());
         for slot in spent {
-            let closed = if plan.asynchronous { Self::close_elsewhere(this, slot) } else { Self::destroy(this, slot) };
-            outcome = first_of(outcome, closed);
+            outcome = first_of(outcome, Self::dispose(this, slot));
         }
         for leak in leaks {
             let warned = leak.into_tuple(py).and_then(|told| {
@@ -1238,7 +1270,7 @@ impl Pool {
         let now = precise();
         let (told, size, waiting, failures, error, closed) = pool.open(py, |state, _, _| {
             state.timeouts += u64::from(!state.closed);
-            let told: Vec<_> = state.stock.holders().map(|(_, holder)| Told::of(py, holder, now)).collect();
+            let told: Vec<_> = state.stock.holders().map(|holder| Told::of(py, holder, now)).collect();
             let error = state.backoff.error.as_ref().map(|error| error.clone_ref(py));
             let size = if state.closed { state.stock.size() } else { state.stock.max_size() };
             (told, size, state.waiters.waiting(), state.backoff.failures, error, state.closed)
@@ -1480,7 +1512,7 @@ impl Pool {
         let py = this.py();
         let frame = calling_frame(py);
         let lease = Bound::new(py, Lease::new(this, Limit::Own))?;
-        let approach = Bound::new(py, Approach::new(this, Limit::Own, calling_stack(py, 0, STACK)))?;
+        let approach = Bound::new(py, Approach::new(this, Limit::Own, this.get().stack(py, 0)))?;
         let args = (this, lease, approach, frame).into_pyobject(py)?;
         ask(py, "_enter_short", &args)
     }
@@ -1508,7 +1540,7 @@ impl Pool {
     fn _approach(this: &Bound<'_, Self>, timeout: &Bound<'_, PyAny>) -> PyResult<Approach> {
         let given = if timeout.is(this.py().Ellipsis()) { Given(None) } else { Given(Some(timeout.clone())) };
         // The innermost frame is the coroutine's that asks.
-        Ok(Approach::new(this, given.limit()?, calling_stack(this.py(), 1, STACK)))
+        Ok(Approach::new(this, given.limit()?, this.get().stack(this.py(), 1)))
     }
 
     /// The loan of a resource; `None` where it is the parent's, which this process was forked from.
@@ -1737,7 +1769,7 @@ impl Pool {
                 visit.call(&resource.object)?;
                 visit.call(&resource.event_loop)?;
             }
-            for (_, holder) in state.stock.holders() {
+            for holder in state.stock.holders() {
                 if let Some(task) = &holder.task {
                     visit.call(&task.reference)?;
                 }
@@ -1779,9 +1811,7 @@ impl Pool {
     fn clear_out(this: &Bound<'_, Self>, slots: Vec<u32>) -> PyResult<()> {
         let mut outcome = Ok(());
         for slot in slots {
-            let asynchronous = this.get().plan.asynchronous;
-            let closed = if asynchronous { Self::close_elsewhere(this, slot) } else { Self::destroy(this, slot) };
-            outcome = first_of(outcome, closed);
+            outcome = first_of(outcome, Self::dispose(this, slot));
         }
         outcome = first_of(outcome, Self::offer(this));
         if this.get().plan.min_idle > 0 {
@@ -1857,7 +1887,7 @@ impl Pool {
 }
 
 /// A resource lent for the length of a block. It may be entered again when it has been left.
-#[pyclass(frozen, weakref, immutable_type, module = "ferrule._core")]
+#[pyclass(frozen, immutable_type, module = "ferrule._core")]
 pub struct Lease {
     pool: Py<Pool>,
     limit: Limit,
@@ -1965,7 +1995,7 @@ impl Lease {
         this.get().check_it_is_free()?;
         let pool = this.get().pool.bind(py);
         // Here, in the frame of the `async with`.
-        let approach = Bound::new(py, Approach::new(pool, this.get().limit, calling_stack(py, 0, STACK)))?;
+        let approach = Bound::new(py, Approach::new(pool, this.get().limit, pool.get().stack(py, 0)))?;
         let args = (pool, this, approach).into_pyobject(py)?;
         ask(py, "_enter", &args)
     }

@@ -38,12 +38,22 @@ pub struct Item<R> {
     epoch: u32,
 }
 
-enum Slot<R, H> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
     Vacant,
     /// Being made (nothing is there yet), reset or closed.
-    Busy(Option<Item<R>>),
-    Idle(Item<R>, u64),
-    Lent(Item<R>, H),
+    Busy,
+    Idle,
+    Lent,
+}
+
+// Flat, so that lending moves nothing but the holder.
+struct Slot<R, H> {
+    phase: Phase,
+    item: Option<Item<R>>,
+    /// Since when it is idle.
+    since: u64,
+    holder: Option<H>,
 }
 
 /// What has become of a resource that somebody gives back.
@@ -135,11 +145,11 @@ impl<R: Addressed, H> Stock<R, H> {
         }
         self.occupied += 1;
         if let Some(slot) = self.vacant.pop() {
-            self.slots[slot as usize] = Slot::Busy(None);
+            self.slots[slot as usize].phase = Phase::Busy;
             return Some(slot);
         }
         let slot = u32::try_from(self.slots.len()).ok()?;
-        self.slots.push(Slot::Busy(None));
+        self.slots.push(Slot { phase: Phase::Busy, item: None, since: 0, holder: None });
         Some(slot)
     }
 
@@ -151,8 +161,8 @@ impl<R: Addressed, H> Stock<R, H> {
             return Err(resource);
         }
         match self.slots.get_mut(slot as usize) {
-            Some(place @ Slot::Busy(None)) => {
-                *place = Slot::Busy(Some(Item { resource, home, dies, epoch: self.epoch }));
+            Some(place) if place.phase == Phase::Busy && place.item.is_none() => {
+                place.item = Some(Item { resource, home, dies, epoch: self.epoch });
                 self.by_address.insert_unique(hash(address), (address, slot), |(address, _)| hash(*address));
                 Ok(())
             }
@@ -181,21 +191,15 @@ impl<R: Addressed, H> Stock<R, H> {
             }
         };
         let place = &mut self.slots[slot as usize];
-        match std::mem::replace(place, Slot::Vacant) {
-            Slot::Idle(item, _) => {
-                *place = Slot::Lent(item, holder);
-                self.lent += 1;
-            }
-            other => *place = other,
-        }
-        match &self.slots[slot as usize] {
-            Slot::Lent(item, _) => Ok((slot, item)),
-            _ => unreachable!("what is listed as idle is idle"),
-        }
+        place.phase = Phase::Lent;
+        place.holder = Some(holder);
+        self.lent += 1;
+        let Some(item) = &place.item else { unreachable!("what is listed as idle is there") };
+        Ok((slot, item))
     }
 
     fn is_at(&self, slot: u32, home: usize) -> bool {
-        matches!(&self.slots[slot as usize], Slot::Idle(item, _) if item.home == 0 || item.home == home)
+        self.slots[slot as usize].item.as_ref().is_some_and(|item| item.home == 0 || item.home == home)
     }
 
     #[cold]
@@ -216,70 +220,54 @@ impl<R: Addressed, H> Stock<R, H> {
     }
 
     fn work_on(&mut self, slot: u32) {
-        let place = &mut self.slots[slot as usize];
-        if let Slot::Idle(item, _) = std::mem::replace(place, Slot::Vacant) {
-            *place = Slot::Busy(Some(item));
-        }
+        self.slots[slot as usize].phase = Phase::Busy;
+    }
+
+    fn place_in(&mut self, slot: u32, phase: Phase) -> Option<&mut Slot<R, H>> {
+        self.slots.get_mut(slot as usize).filter(|place| place.phase == phase)
     }
 
     /// Lends a resource that was being worked on.
-    pub fn lend(&mut self, slot: u32, holder: H) -> Option<&R> {
-        let place = self.slots.get_mut(slot as usize)?;
-        match std::mem::replace(place, Slot::Vacant) {
-            Slot::Busy(Some(item)) => {
-                *place = Slot::Lent(item, holder);
-                self.lent += 1;
-            }
-            other => *place = other,
+    pub fn lend(&mut self, slot: u32, holder: H) {
+        if let Some(place) = self.place_in(slot, Phase::Busy).filter(|place| place.item.is_some()) {
+            place.phase = Phase::Lent;
+            place.holder = Some(holder);
+            self.lent += 1;
         }
-        self.resource(slot)
     }
 
     /// Takes a lent resource back, to be worked on, from the one who had it.
     pub fn take_back(&mut self, slot: u32) -> Option<H> {
-        let place = self.slots.get_mut(slot as usize)?;
-        match std::mem::replace(place, Slot::Vacant) {
-            Slot::Lent(item, holder) => {
-                *place = Slot::Busy(Some(item));
-                self.lent -= 1;
-                Some(holder)
-            }
-            other => {
-                *place = other;
-                None
-            }
-        }
+        let place = self.place_in(slot, Phase::Lent)?;
+        place.phase = Phase::Busy;
+        let holder = place.holder.take();
+        self.lent -= 1;
+        holder
     }
 
     /// Takes a lent resource back and keeps it idle, in one step; `None` where it is not lent or not to be kept.
     #[inline]
     pub fn return_idle(&mut self, slot: u32, now: u64) -> Option<H> {
-        let place = self.slots.get_mut(slot as usize)?;
-        match std::mem::replace(place, Slot::Vacant) {
-            Slot::Lent(item, holder)
-                if item.dies > now && item.epoch == self.epoch && self.occupied <= self.max_size =>
-            {
-                *place = Slot::Idle(item, now);
-                self.idle.push_back(slot);
-                self.lent -= 1;
-                Some(holder)
-            }
-            other => {
-                *place = other;
-                None
-            }
+        let (epoch, fits) = (self.epoch, self.occupied <= self.max_size);
+        let place = self.place_in(slot, Phase::Lent)?;
+        let item = place.item.as_ref()?;
+        if item.dies <= now || item.epoch != epoch || !fits {
+            return None;
         }
+        place.phase = Phase::Idle;
+        place.since = now;
+        let holder = place.holder.take();
+        self.idle.push_back(slot);
+        self.lent -= 1;
+        holder
     }
 
     /// Keeps a resource that was being worked on idle.
     pub fn put_idle(&mut self, slot: u32, now: u64) {
-        let Some(place) = self.slots.get_mut(slot as usize) else { return };
-        match std::mem::replace(place, Slot::Vacant) {
-            Slot::Busy(Some(item)) => {
-                *place = Slot::Idle(item, now);
-                self.idle.push_back(slot);
-            }
-            other => *place = other,
+        if let Some(place) = self.place_in(slot, Phase::Busy).filter(|place| place.item.is_some()) {
+            place.phase = Phase::Idle;
+            place.since = now;
+            self.idle.push_back(slot);
         }
     }
 
@@ -293,11 +281,7 @@ impl<R: Addressed, H> Stock<R, H> {
     /// What is in a slot, whatever is being done with it.
     #[must_use]
     pub fn item(&self, slot: u32) -> Option<&Item<R>> {
-        match self.slots.get(slot as usize)? {
-            Slot::Busy(item) => item.as_ref(),
-            Slot::Idle(item, _) | Slot::Lent(item, _) => Some(item),
-            Slot::Vacant => None,
-        }
+        self.slots.get(slot as usize)?.item.as_ref()
     }
 
     /// The resource in a slot.
@@ -310,25 +294,17 @@ impl<R: Addressed, H> Stock<R, H> {
     #[inline]
     #[must_use]
     pub fn holder(&self, slot: u32) -> Option<&H> {
-        match self.slots.get(slot as usize)? {
-            Slot::Lent(_, holder) => Some(holder),
-            _ => None,
-        }
+        self.slots.get(slot as usize)?.holder.as_ref()
     }
 
     /// Who has the resource in a slot, to be written down anew.
     pub fn holder_mut(&mut self, slot: u32) -> Option<&mut H> {
-        match self.slots.get_mut(slot as usize)? {
-            Slot::Lent(_, holder) => Some(holder),
-            _ => None,
-        }
+        self.slots.get_mut(slot as usize)?.holder.as_mut()
     }
 
     /// Takes what is in a slot that is being worked on; the slot stays reserved.
     pub fn empty(&mut self, slot: u32) -> Option<R> {
-        let place = self.slots.get_mut(slot as usize)?;
-        let Slot::Busy(item) = place else { return None };
-        let item = item.take()?;
+        let item = self.place_in(slot, Phase::Busy)?.item.take()?;
         let address = item.resource.address();
         if let Ok(entry) = self.by_address.find_entry(hash(address), |(other, _)| *other == address) {
             entry.remove();
@@ -338,11 +314,11 @@ impl<R: Addressed, H> Stock<R, H> {
 
     /// Gives a slot up that is being worked on; what was left in it is handed out. False where it is not being worked on.
     pub fn vacate(&mut self, slot: u32) -> (bool, Option<R>) {
-        if !matches!(self.slots.get(slot as usize), Some(Slot::Busy(_))) {
+        if self.place_in(slot, Phase::Busy).is_none() {
             return (false, None);
         }
         let resource = self.empty(slot);
-        self.slots[slot as usize] = Slot::Vacant;
+        self.slots[slot as usize].phase = Phase::Vacant;
         self.vacant.push(slot);
         self.occupied -= 1;
         (true, resource)
@@ -353,7 +329,7 @@ impl<R: Addressed, H> Stock<R, H> {
     #[must_use]
     pub fn find(&self, address: usize) -> Known {
         match self.by_address.find(hash(address), |(other, _)| *other == address) {
-            Some((_, slot)) if matches!(self.slots[*slot as usize], Slot::Lent(..)) => Known::Lent(*slot),
+            Some((_, slot)) if self.slots[*slot as usize].phase == Phase::Lent => Known::Lent(*slot),
             Some(_) => Known::NotLent,
             None => Known::Stranger,
         }
@@ -367,13 +343,14 @@ impl<R: Addressed, H> Stock<R, H> {
         let (epoch, slots) = (self.epoch, &self.slots);
         let mut left = self.idle.len();
         self.idle.retain(|&slot| {
-            let Slot::Idle(item, since) = &slots[slot as usize] else { return true };
+            let place = &slots[slot as usize];
+            let Some(item) = &place.item else { return true };
             let mut goes = item.dies <= now || item.epoch != epoch;
             if !goes && excess > 0 {
                 excess -= 1;
                 goes = true;
             }
-            goes = goes || (left > min_idle && since.saturating_add(max_idle_time) <= now);
+            goes = goes || (left > min_idle && place.since.saturating_add(max_idle_time) <= now);
             if goes {
                 left -= 1;
                 spent.push(slot);
@@ -405,43 +382,32 @@ impl<R: Addressed, H> Stock<R, H> {
         lent_due: impl Fn(Option<&H>) -> u64,
     ) -> u64 {
         let stays = self.idle.len() <= min_idle;
-        let due = |slot: &Slot<R, H>| match slot {
-            Slot::Vacant => NEVER,
-            Slot::Busy(_) => now.saturating_add(max_idle_time).min(lent_due(None)),
-            Slot::Idle(item, since) => {
-                // As long as there are no more than are to stay, none goes for being idle.
-                let from = if stays { now } else { *since };
-                item.dies.min(from.saturating_add(max_idle_time)).min(lent_due(None))
+        let due = |slot: &Slot<R, H>| {
+            let dies = slot.item.as_ref().map_or(NEVER, |item| item.dies);
+            // As long as there are no more than are to stay, none goes for being idle.
+            let from = if slot.phase == Phase::Idle && !stays { slot.since } else { now };
+            match slot.phase {
+                Phase::Vacant => NEVER,
+                _ => dies.min(from.saturating_add(max_idle_time)).min(lent_due(slot.holder.as_ref())),
             }
-            Slot::Lent(item, holder) => item.dies.min(now.saturating_add(max_idle_time)).min(lent_due(Some(holder))),
         };
         // A lent resource whose life is over goes when it comes back: that moment is not waited for.
         self.slots.iter().map(due).map(|due| if due <= now { NEVER } else { due }).min().unwrap_or(NEVER)
     }
 
     /// All who have a resource.
-    pub fn holders(&self) -> impl Iterator<Item = (u32, &H)> {
-        (0..).zip(&self.slots).filter_map(|(number, slot)| match slot {
-            Slot::Lent(_, holder) => Some((number, holder)),
-            _ => None,
-        })
+    pub fn holders(&self) -> impl Iterator<Item = &H> {
+        self.slots.iter().filter_map(|slot| slot.holder.as_ref())
     }
 
     /// All who have a resource, to be written down anew.
     pub fn holders_mut(&mut self) -> impl Iterator<Item = &mut H> {
-        self.slots.iter_mut().filter_map(|slot| match slot {
-            Slot::Lent(_, holder) => Some(holder),
-            _ => None,
-        })
+        self.slots.iter_mut().filter_map(|slot| slot.holder.as_mut())
     }
 
     /// Every resource, wherever it is.
     pub fn resources(&self) -> impl Iterator<Item = &R> {
-        self.slots.iter().filter_map(|slot| match slot {
-            Slot::Vacant => None,
-            Slot::Busy(item) => item.as_ref().map(|item| &item.resource),
-            Slot::Idle(item, _) | Slot::Lent(item, _) => Some(&item.resource),
-        })
+        self.slots.iter().filter_map(|slot| slot.item.as_ref().map(|item| &item.resource))
     }
 }
 
