@@ -43,7 +43,7 @@ pytestmark = pytest.mark.thread_unsafe(reason="tests share the clock, the log, t
 # The longest that anything here waits for another thread: reached only where something hangs.
 LONG = 60
 
-CANCELLATIONS = int(os.environ.get("FERRULE_TEST_CANCELLATIONS", "10000"))
+CANCELLATIONS = int(os.environ.get("FERRULE_TEST_CANCELLATIONS", "100000"))
 
 
 class Resource:
@@ -1643,6 +1643,7 @@ class TestCancelling:
             pool = factory.pool_for_tasks(max_size=5, reset=lambda _: None)
             while cancelled < CANCELLATIONS:
                 tasks = [asyncio.create_task(work(pool)) for _ in range(100)]
+                await asyncio.sleep(0)
                 while pending := [task for task in tasks if not task.done()]:
                     for task in dice.sample(pending, dice.randrange(len(pending) + 1)):
                         cancelled += task.cancel()
