@@ -478,7 +478,7 @@ class TestArguments:
         async def make():
             pass
 
-        pool = ResourcePool(lambda: make())
+        pool = ResourcePool(lambda: make())  # noqa: PLW0108 - to hide what it is
         with pytest.raises(TypeError, match="create returned something to be awaited"):
             pool.acquire()
         assert pool.stats().size == 0
@@ -498,7 +498,7 @@ class TestReleasing:
     def test_a_stranger(self, factory):
         pool = factory.pool(name="db")
         stranger = Resource(7)
-        with pytest.raises(RuntimeError, match="not one of the pool 'db'.*: R7"):
+        with pytest.raises(RuntimeError, match=r"not one of the pool 'db'.*: R7"):
             pool.release(stranger)
 
     def test_twice(self, factory):
@@ -524,7 +524,7 @@ class TestReleasing:
         with pytest.raises(RuntimeError, match="released inside the block of its lease"), pool.lease() as resource:
             pool.release(resource)
         assert pool.stats().in_use == 0
-        with pytest.raises(KeyError), pool.lease() as resource:
+        with pytest.raises(KeyError), pool.lease() as resource:  # noqa: PT012 - the block is what is tested
             pool.release(resource)
             # By now it is somebody else's, and the block's end must not take it from there.
             other = pool.acquire()
@@ -820,7 +820,7 @@ class TestMessages:
         pool = factory.pool(max_size=30)
         for _ in range(30):
             pool.acquire()
-        with pytest.raises(PoolTimeout, match="and 10 more$"):
+        with pytest.raises(PoolTimeout, match=r"and 10 more$"):
             pool.acquire(timeout=0)
 
     def test_it_has_the_cause(self, factory):
@@ -828,7 +828,9 @@ class TestMessages:
         factory.failing = OSError("no route")
         with pytest.raises(OSError, match="no route"):
             pool.acquire()
-        with pytest.raises(PoolTimeout, match=re.escape("failed once, the last time with OSError('no route')")) as caught:
+        with pytest.raises(
+            PoolTimeout, match=re.escape("failed once, the last time with OSError('no route')")
+        ) as caught:
             pool.acquire()
         assert caught.value.__cause__ is factory.failing
 
@@ -918,12 +920,12 @@ class TestFailingCreations:
         assert "create_backoff failed: the next attempt is a second away" in caplog.text
 
     def test_an_error_that_is_over_keeps_nothing_alive(self, factory):
-        class Gone(OSError):
+        class GoneError(OSError):
             pass
 
         pool = factory.pool(create_backoff=Retry(delay=0))
-        factory.failing = Gone()
-        with contextlib.suppress(Gone):
+        factory.failing = GoneError()
+        with contextlib.suppress(GoneError):
             pool.acquire()
         gone = weakref.ref(factory.failing)
         factory.failing = None
@@ -960,7 +962,7 @@ class TestFailingCreations:
                     with pool.lease() as resource:
                         served.append(resource)
                         if factory.failing:
-                            raise OSError("lost")
+                            raise OSError("lost")  # noqa: TRY301 - as a driver would
                 except OSError as error:
                     failures.append(error)
 
@@ -1123,7 +1125,7 @@ class TestUpkeep:
 
     def test_the_upkeep_keeps_no_pool_alive(self, factory):
         pool = factory.pool(min_idle=1, close=None)
-        until(lambda: pool.stats().idle == 1)
+        until(lambda: pool.stats().idle == 1)  # noqa: F821 - it is there until it is deleted
         gone = weakref.ref(pool)
         del pool
         until(lambda: gc.collect() is not None and gone() is None)
@@ -1300,7 +1302,7 @@ class TestTasks:
     def test_threads_are_refused(self, factory):
         pool = factory.pool_for_tasks()
         for refused in pool.acquire, pool.lease().__enter__, pool.__enter__:
-            with pytest.raises(RuntimeError, match="create is a coroutine function.*acquire_async"):
+            with pytest.raises(RuntimeError, match=r"create is a coroutine function.*acquire_async"):
                 refused()
         with pytest.raises(RuntimeError, match="release_async"):
             pool.release(object())
@@ -1728,7 +1730,7 @@ class TestFork:
                     print("let go in", os.getpid() == parent, flush=True)
 
             parent = os.getpid()
-            pool = ferrule.ResourcePool(Connection, close=lambda it: print("closed in", os.getpid() == parent, flush=True))
+            pool = ferrule.ResourcePool(Connection, close=lambda it: print("closed in", os.getpid() == parent, flush=1))
             held = pool.acquire()
             idle = pool.acquire()
             pool.release(idle)
@@ -1912,7 +1914,7 @@ class TestThreads:
                             pool.resize(dice.randrange(1, 5))
                         resource.users -= 1
                         if dice.random() < 0.05:
-                            raise KeyError
+                            raise KeyError  # noqa: TRY301 - as users do
                 except KeyError:
                     pass
 
@@ -2119,12 +2121,12 @@ class TestTransactions:
             pytest.skip("sqlite3 has autocommit from 3.12 on")
         with contextlib.closing(sqlite3.connect(":memory:", **options)) as connection:
             # Tables, too, are made and unmade.
-            with pytest.raises(KeyError), transaction(connection):
+            with pytest.raises(KeyError), transaction(connection):  # noqa: PT012 - the block is what is tested
                 connection.execute("CREATE TABLE numbers (number)")
                 raise KeyError
             with transaction(connection):
                 connection.execute("CREATE TABLE numbers (number)")
-            with pytest.raises(KeyError), transaction(connection):
+            with pytest.raises(KeyError), transaction(connection):  # noqa: PT012 - the block is what is tested
                 connection.execute("INSERT INTO numbers VALUES (1)")
                 raise KeyError
             with transaction(connection):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from logging import Logger
     from types import CodeType, EllipsisType, TracebackType
-    from typing import Literal, Protocol, Self, TypeAlias
+    from typing import Literal, Protocol, TypeAlias
 
     Order: TypeAlias = Literal["lifo", "fifo"]
 
@@ -108,7 +108,7 @@ class ResourcePool(_core.Pool[T]):
 
     >>> import sqlite3
     >>> from ferrule import ResourcePool
-    >>> pool = ResourcePool(lambda: sqlite3.connect(":memory:", check_same_thread=False), close=sqlite3.Connection.close)
+    >>> pool = ResourcePool(lambda: sqlite3.connect(":memory:"), close=sqlite3.Connection.close)
     >>> with pool.lease() as connection:
     ...     connection.execute("SELECT 42").fetchone()
     (42,)
@@ -123,8 +123,8 @@ class ResourcePool(_core.Pool[T]):
     A block that ends with an exception leaves its resource in a state that nobody knows. It is `reset`, or, where there
     is no `reset`, closed. A pool of given resources (see `of`) keeps it.
 
-    A failing `create` raises in the one who asked. Those who wait, and whom nobody else can give a resource, get the same
-    exception; later ones wait for the next attempt, of which there is one at a time until one succeeds.
+    A failing `create` raises in the one who asked. Those who wait, and whom nobody else can give a resource, get the
+    same exception; later ones wait for the next attempt, of which there is one at a time until one succeeds.
 
     After a fork the child has an empty pool: the parent's resources are forgotten, and neither closed nor released.
 
@@ -140,16 +140,17 @@ class ResourcePool(_core.Pool[T]):
             its place. `None` checks nothing.
         reset: Called with a resource that comes back; if it raises, the resource is closed. `None` does nothing.
         close: Called with a resource that goes. `None` lets go of the reference, and that's all.
-        timeout: Seconds (or a `timedelta`) to wait for a resource; 0 doesn't wait, `None` waits for ever. A `create` that
-            is no coroutine function is not cut short by it.
+        timeout: Seconds (or a `timedelta`) to wait for a resource; 0 doesn't wait, `None` waits for ever. A `create`
+            that is no coroutine function is not cut short by it.
         max_waiting: How many may wait; one more gets `PoolExhausted` at once. `None` sets no limit.
         max_idle_time: Seconds (or a `timedelta`) after which an idle resource is closed, if there are more than
             `min_idle`; `None` for never.
-        max_lifetime: Seconds (or a `timedelta`) after which a resource is replaced when it is not lent; `None` for never.
+        max_lifetime: Seconds (or a `timedelta`) after which a resource is replaced when it is not lent; `None` for
+            never.
         lifetime_jitter: By which part of it a life may be shorter, from 0 to 1, so that what was made at the same time
             isn't replaced at the same time.
-        create_backoff: How long to wait between attempts to make a resource while they fail: a `ferrule.Retry`, of which
-            the delays alone count. The pool never gives up. `None` is `Retry(delay=0.1, max_delay=30)`.
+        create_backoff: How long to wait between attempts to make a resource while they fail: a `ferrule.Retry`, of
+            which the delays alone count. The pool never gives up. `None` is `Retry(delay=0.1, max_delay=30)`.
         leak_after: Seconds (or a `timedelta`) after which a resource that has not come back causes a `PoolLeakWarning`
             with the stack that took it; keeping that stack costs about a microsecond a loan. `None` warns of nothing.
         name: A name for messages and statistics.
@@ -281,13 +282,13 @@ class ResourcePool(_core.Pool[T]):
         'conn1'
         >>> pool.release(first)
 
-        A resource that fails its `check` or its `reset` is closed and not replaced; when all have gone, whoever asks for
-        one gets `PoolExhausted`. A block that ends with an exception gives its resource back like any other.
+        A resource that fails its `check` or its `reset` is closed and not replaced; when all have gone, whoever asks
+        for one gets `PoolExhausted`. A block that ends with an exception gives its resource back like any other.
 
         Args:
             resources: The resources, each of them once.
-            order: As for `ResourcePool`; at first they are idle in the order in which they are given, `"fifo"` lends the
-                first of them first.
+            order: As for `ResourcePool`; at first they are idle in the order in which they are given: `"fifo"` lends
+                the first of them first.
             check: As for `ResourcePool`.
             reset: As for `ResourcePool`.
             close: As for `ResourcePool`.
@@ -297,7 +298,8 @@ class ResourcePool(_core.Pool[T]):
             name: As for `ResourcePool`.
 
         Raises:
-            TypeError, ValueError: If an argument is not what it may be, if there are no resources, or one of them twice.
+            TypeError, ValueError: If an argument is not what it may be, if there are no resources, or one is there
+                twice.
         """
         try:
             given = list(resources)
@@ -339,7 +341,8 @@ class ResourcePool(_core.Pool[T]):
         """Take a resource, in a task; it is given back by `release_async`.
 
         Args:
-            timeout: Seconds (or a `timedelta`) to wait; left out, the pool's own; 0 doesn't wait, `None` waits for ever.
+            timeout: Seconds (or a `timedelta`) to wait; left out, the pool's own; 0 doesn't wait, `None` waits for
+                ever.
 
         Returns:
             The resource.
@@ -369,8 +372,8 @@ class ResourcePool(_core.Pool[T]):
         """Close the pool, as `close` does, in a task.
 
         Args:
-            timeout: Seconds (or a `timedelta`) to wait for what is lent; left out, the pool's own; 0 doesn't wait, `None`
-                waits for ever.
+            timeout: Seconds (or a `timedelta`) to wait for what is lent; left out, the pool's own; 0 doesn't wait,
+                `None` waits for ever.
 
         Raises:
             PoolTimeout: If something is still lent then; it is closed when it comes back.
@@ -532,8 +535,8 @@ async def _make(pool: ResourcePool[Any], approach: _core.Approach) -> Literal["l
             if pool._asynchronous:  # noqa: SLF001 - its own module
                 made = await made
             elif _is_awaitable(made):
-                raise _awaitable(made)
-    except Exception as error:
+                raise _awaitable(made)  # noqa: TRY301 - a failure like any other
+    except Exception as error:  # noqa: BLE001 - it is raised below
         cause = approach.failed(error)
         if limit.expired():
             raise approach.timed_out() from cause
@@ -661,7 +664,9 @@ def _closed(name: str | None) -> PoolClosed:
 def _exhausted(name: str | None, waiting: int | None) -> PoolExhausted:
     if waiting is None:
         return PoolExhausted(f"{_called(name)} has lost all of its resources, and makes no others")
-    return PoolExhausted(f"{_called(name)} has nothing to lend, and {waiting} wait already, as many as max_waiting allows")
+    return PoolExhausted(
+        f"{_called(name)} has nothing to lend, and {waiting} wait already, as many as max_waiting allows"
+    )
 
 
 def _stranger(name: str | None, resource: object) -> RuntimeError:
@@ -728,7 +733,7 @@ def _described(holder: Holder) -> str:
     return f"{_who(holder)} for {_duration(seconds)}{where}"
 
 
-def _timed_out(
+def _timed_out(  # noqa: PLR0917 - asked by the native half
     name: str | None,
     seconds: float,
     holders: list[Holder],
@@ -736,7 +741,7 @@ def _timed_out(
     waiting: int,
     failures: int,
     error: BaseException | None,
-    closed: bool,  # noqa: FBT001 - asked by the native half
+    closed: bool,  # noqa: FBT001 - as above
 ) -> PoolTimeout:
     called = _called(name)
     if closed:
@@ -765,7 +770,9 @@ def _warn_of_leak(name: str | None, holder: Holder) -> None:
     import warnings
 
     _, _, _, seconds, spots = holder
-    lines = [f"{_called(name)} has not got a resource back from {_who(holder)} for {_duration(seconds)}; it was taken here:"]
+    lines = [
+        f"{_called(name)} has not got a resource back from {_who(holder)} for {_duration(seconds)}; it was taken here:"
+    ]
     for code, lasti in reversed(spots):
         file, number = _place(code, lasti)
         lines.append(f'  File "{file}", line {number}, in {code.co_name}')
@@ -951,8 +958,8 @@ def transaction(connection: C) -> Transaction[C]:
         connection: The connection. It has to have `commit` and `rollback`, or `transaction`.
 
     Returns:
-        A context manager that gives the connection. The block's exception comes out as it is; if rolling back fails, too,
-        it says so in a note. A commit that fails is rolled back, and raised.
+        A context manager that gives the connection. The block's exception comes out as it is; if rolling back fails,
+        too, it says so in a note. A commit that fails is rolled back, and raised.
 
     Raises:
         TypeError: If it is no such connection.
