@@ -58,10 +58,8 @@ impl Timetable {
             if entries.over || entries.watching > 0 {
                 return None;
             }
-            let left = match entries.errands.first_key_value() {
-                None => None,
-                Some(((due, _), _)) => Some(due.saturating_sub(clock::precise())),
-            };
+            let next = entries.errands.first_key_value();
+            let left = next.map(|((due, _), _)| due.saturating_sub(clock::precise()));
             if left == Some(0) {
                 return entries.errands.pop_first().map(|(_, errand)| errand);
             }
@@ -115,9 +113,9 @@ fn timetable(py: Python<'_>) -> Arc<Timetable> {
 pub fn schedule(py: Python<'_>, due: u64, errand: Errand) -> u64 {
     let timetable = timetable(py);
     if !REGISTERED.swap(true, Ordering::SeqCst) {
-        let registered = py.import("atexit").and_then(|atexit| {
-            atexit.call_method1("register", (wrap_pyfunction!(stop_upkeep, py)?,)).map(|_| ())
-        });
+        let registered = py
+            .import("atexit")
+            .and_then(|atexit| atexit.call_method1("register", (wrap_pyfunction!(stop_upkeep, py)?,)).map(|_| ()));
         if registered.is_err() {
             // The interpreter is past its exit handlers.
             timetable.open().over = true;
@@ -157,7 +155,8 @@ pub fn is_over(py: Python<'_>) -> bool {
 
 fn start(timetable: Arc<Timetable>) {
     let keeper = timetable.clone();
-    let started = thread::Builder::new().name("ferrule upkeep".to_owned()).stack_size(STACK).spawn(move || keep(&keeper));
+    let started =
+        thread::Builder::new().name("ferrule upkeep".to_owned()).stack_size(STACK).spawn(move || keep(&keeper));
     if started.is_err() {
         // No thread to be had: the next that is scheduled tries again.
         timetable.open().threads -= 1;

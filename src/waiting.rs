@@ -696,7 +696,7 @@ pub mod binding {
             };
             let weak = weak.unbind();
             let ring = ring.clone().unbind();
-            let rung = alarms::set_alarm(
+            let number = alarms::set_alarm(
                 py,
                 Box::new(move |py| {
                     let weak = weak.bind(py);
@@ -706,8 +706,9 @@ pub mod binding {
                     }
                 }),
             );
-            let before =
-                self.clockwork.with(py, |clockwork, _| std::mem::replace(clockwork, Clockwork { timer, alarm: Some(rung) }));
+            let before = self
+                .clockwork
+                .with(py, |clockwork, _| std::mem::replace(clockwork, Clockwork { timer, alarm: Some(number) }));
             Self::end(py, before);
             Ok(())
         }

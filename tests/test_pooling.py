@@ -1768,20 +1768,22 @@ class TestFork:
             """
             class Connection:
                 def __del__(self):
-                    print("let go in", os.getpid() == parent, flush=True)
+                    print("let go in the", name, flush=True)
 
-            parent = os.getpid()
+            name = "parent"
             pool = ferrule.ResourcePool(Connection)
             pool.release(pool.acquire())
-            child = os.fork()
-            if child == 0:
+            if os.fork() == 0:
+                name = "child"
                 del pool
-                sys.exit()
-            os.waitpid(child, 0)
-            print("parent", flush=True)
+                print(name, flush=True)
+                os._exit(0)
+            os.wait()
+            print(name, flush=True)
+            del pool
             """
         )
-        assert printed.splitlines() == ["parent", "let go in True"]
+        assert printed.splitlines() == ["child", "parent", "let go in the parent"]
 
     def test_the_upkeep_and_the_line_work_in_the_child(self):
         printed = run(

@@ -365,8 +365,9 @@ class ResourcePool(_core.Pool[T]):
             RuntimeError: If it is not this pool's, if it is not lent, or belongs to another event loop.
         """
         loan = self._find(resource)
-        if loan is not None:
-            await _give_back(self, *loan, not discard)
+        if loan is not None and not await _give_back(self, *loan, not discard):
+            # Somebody else was quicker.
+            raise _released_twice(self.name, resource)
 
     async def close_async(self, timeout: float | timedelta | EllipsisType | None = ...) -> None:  # noqa: ASYNC109 - as above
         """Close the pool, as `close` does, in a task.
@@ -874,8 +875,9 @@ class Transaction(Generic[C]):
             yield self._handle.start()
         elif callable(getattr(connection, "begin", None)):
             yield connection.begin()
-        elif _is_sqlite(connection):
-            # Left to itself, sqlite3 begins before the first change, and in some modes not at all.
+        elif _is_sqlite(connection) and getattr(connection, "autocommit", None) is not False:
+            # Left to itself, sqlite3 begins before the first change, and in some modes not at all. (From 3.12 on it can
+            # be told to have a transaction open at all times, and then it is left to itself.)
             if not connection.in_transaction:
                 connection.execute("BEGIN")
             self._statements = True

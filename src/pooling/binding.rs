@@ -315,7 +315,9 @@ enum Claim {
 
 enum Entry {
     Claim(Claim),
-    Queued { retry_at: Option<u64> },
+    Queued {
+        retry_at: Option<u64>,
+    },
     /// Queued, behind the closing of an idle resource that belongs to another event loop.
     Evicts(u32),
     Full,
@@ -490,7 +492,10 @@ impl Pool {
                 return Entry::NothingLeft;
             }
             let first = state.waiters.first().is_none();
-            if first && state.may_make(&pool.plan, now, in_background) && let Some(slot) = state.reserve() {
+            if first
+                && state.may_make(&pool.plan, now, in_background)
+                && let Some(slot) = state.reserve()
+            {
                 return Entry::Claim(Claim::Make(slot));
             }
             if !wait {
@@ -505,7 +510,11 @@ impl Pool {
             }
             state.waiters.join(ticket.clone());
             // What is idle belongs to other loops: the oldest makes room.
-            if home != 0 && first && state.backoff.failures == 0 && let Some(slot) = state.stock.withdraw_oldest() {
+            if home != 0
+                && first
+                && state.backoff.failures == 0
+                && let Some(slot) = state.stock.withdraw_oldest()
+            {
                 return Entry::Evicts(slot);
             }
             Entry::Queued { retry_at: (state.backoff.failures > 0).then_some(state.backoff.retry_at) }
@@ -785,7 +794,9 @@ impl Pool {
             if let Err(refused) = state.stock.fill(slot, Resource { object: resource, event_loop }, home, dies) {
                 dead.push(refused.object);
                 dead.extend(refused.event_loop);
-                holder.map(|holder| holder.into_dead(spent));
+                if let Some(holder) = holder {
+                    holder.into_dead(spent);
+                }
                 return None;
             }
             state.created += 1;
@@ -974,11 +985,10 @@ impl Pool {
             Returned::Slowly
         });
         match returned {
-            Returned::Done(_) => Ok(true),
+            // What belongs to the parent is given back by the parent.
+            Returned::Done(_) | Returned::Parents => Ok(true),
             Returned::Slowly => Self::give_back_slowly(this, slot, failed).map(|()| true),
             Returned::NotLent => Ok(false),
-            // The parent has it, and gives it back.
-            Returned::Parents => Ok(true),
         }
     }
 
@@ -993,11 +1003,12 @@ impl Pool {
         });
         let mut outcome = Ok(());
         let mut kept = !failed || pool.plan.fixed || pool.plan.reset.is_some();
-        if kept && let (Some(reset), Some(resource)) = (&pool.plan.reset, pool.resource(py, slot)) {
-            if let Err(error) = guarding::call(reset.bind(py), &[&resource]) {
-                kept = false;
-                outcome = Self::log(this, "reset", error);
-            }
+        if kept
+            && let (Some(reset), Some(resource)) = (&pool.plan.reset, pool.resource(py, slot))
+            && let Err(error) = guarding::call(reset.bind(py), &[&resource])
+        {
+            kept = false;
+            outcome = Self::log(this, "reset", error);
         }
         first_of(outcome, Self::settle(this, slot, kept))
     }
@@ -1082,9 +1093,17 @@ impl Pool {
         if parents {
             return Ok(None);
         }
-        let args = PyTuple::new(py, [pool.plan.name.bind(py), resource])?;
-        let name = if known == Known::Stranger { "_stranger" } else { "_released_twice" };
-        Err(PyErr::from_value(ask(py, name, &args)?))
+        if known == Known::Stranger {
+            let args = PyTuple::new(py, [pool.plan.name.bind(py), resource])?;
+            return Err(PyErr::from_value(ask(py, "_stranger", &args)?));
+        }
+        Err(Self::released_twice(this, resource))
+    }
+
+    #[cold]
+    fn released_twice(this: &Bound<'_, Self>, resource: &Bound<'_, PyAny>) -> PyErr {
+        let name = this.get().plan.name.clone_ref(this.py());
+        exception(this.py(), "_released_twice", (name, resource.clone().unbind()))
     }
 
     // -- upkeep ------------------------------------------------------------------------------------------------------
@@ -1218,7 +1237,8 @@ impl Pool {
                 }
                 continue;
             }
-            let made = Self::create(this, slot).and_then(|resource| Self::made(this, slot, resource.unbind(), None, None));
+            let made =
+                Self::create(this, slot).and_then(|resource| Self::made(this, slot, resource.unbind(), None, None));
             if let Err(error) = made {
                 // In the background there's nobody to raise it to: the next who waits may hear it, and the log does.
                 return Self::log(this, "create", error);
@@ -1347,7 +1367,7 @@ fn number(name: &str, value: &Bound<'_, PyAny>, least: usize, expected: &'static
         return Err(Error::wrong_type(name, expected, value).into());
     }
     match value.extract::<usize>() {
-        Ok(number) if number >= least && number <= u32::MAX as usize => Ok(number),
+        Ok(number) if number >= least && u32::try_from(number).is_ok() => Ok(number),
         Ok(_) => Err(Error::wrong_value(name, expected, value).into()),
         Err(error) if error.is_instance_of::<pyo3::exceptions::PyOverflowError>(value.py()) => {
             Err(Error::wrong_value(name, expected, value).into())
@@ -1396,8 +1416,9 @@ impl Pool {
         if least > most {
             return Err(Error::wrong_value("min_idle", "at most max_size", min_idle).into());
         }
-        let max_waiting =
-            max_waiting.map(|value| number("max_waiting", value, 0, "a whole number of at least 0, or None")).transpose()?;
+        let max_waiting = max_waiting
+            .map(|value| number("max_waiting", value, 0, "a whole number of at least 0, or None"))
+            .transpose()?;
         let jitter: f64 = lifetime_jitter
             .extract()
             .map_err(|_| Error::wrong_type("lifetime_jitter", "a fraction from 0 to 1", lifetime_jitter))?;
@@ -1483,9 +1504,16 @@ impl Pool {
                 let lent = state.stock.holder(slot).is_some_and(|holder| holder.serial == serial);
                 lent.then(|| state.stock.take_back(slot)).flatten().map(|holder| holder.into_dead(spent))
             });
-            return if taken.is_some() { Self::settle(this, slot, false) } else { Ok(()) };
+            return match taken {
+                Some(()) => Self::settle(this, slot, false),
+                None => Err(Self::released_twice(this, resource)),
+            };
         }
-        Self::give_back(this, slot, serial, false).map(|_| ())
+        if Self::give_back(this, slot, serial, false)? {
+            return Ok(());
+        }
+        // Somebody else was quicker.
+        Err(Self::released_twice(this, resource))
     }
 
     /// Lend a resource for a block: the short form, which nests and may be used by many threads at once.
@@ -1698,7 +1726,10 @@ impl Pool {
         let py = this.py();
         let pool = this.get();
         if pool.plan.asynchronous {
-            return Err(Error::State("create is a coroutine function: close this pool with `await pool.close_async()`").into());
+            return Err(Error::State(
+                "create is a coroutine function: close this pool with `await pool.close_async()`",
+            )
+            .into());
         }
         let length = pool.plan.length(timeout.limit()?);
         let idle = Self::shut(this)?;
@@ -2413,9 +2444,9 @@ impl Drop for Approach {
     fn drop(&mut self) {
         Python::attach(|py| {
             guarding::with_nothing_raised(py, || {
-                let left = self.give_up(py).and_then(|slot| {
-                    slot.map_or(Ok(()), |slot| Pool::vacate(self.pool.bind(py), slot))
-                });
+                let left = self
+                    .give_up(py)
+                    .and_then(|slot| slot.map_or(Ok(()), |slot| Pool::vacate(self.pool.bind(py), slot)));
                 if let Err(error) = left {
                     error.write_unraisable(py, None);
                 }

@@ -374,13 +374,7 @@ impl<R: Addressed, H> Stock<R, H> {
 
     /// The next moment at which something here is spent. What is lent now may be idle from now on, and what is idle may be
     /// lent: `lent_due` says when somebody who has a resource since a moment (or since now) has had it for too long.
-    pub fn next_due(
-        &self,
-        now: u64,
-        max_idle_time: u64,
-        min_idle: usize,
-        lent_due: impl Fn(Option<&H>) -> u64,
-    ) -> u64 {
+    pub fn next_due(&self, now: u64, max_idle_time: u64, min_idle: usize, lent_due: impl Fn(Option<&H>) -> u64) -> u64 {
         let stays = self.idle.len() <= min_idle;
         let due = |slot: &Slot<R, H>| {
             let dies = slot.item.as_ref().map_or(NEVER, |item| item.dies);

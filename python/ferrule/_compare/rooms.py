@@ -16,6 +16,7 @@ ROOMS: Final[Mapping[str, str]] = MappingProxyType(
         "callable": "ferrule._compare.callable",
         "timing": "ferrule._compare.timing",
         "caching": "ferrule._compare.caching",
+        "pooling": "ferrule._compare.pooling",
     },
 )
 """Room to the module whose `room()` describes it, in the order of reports."""
