@@ -507,6 +507,62 @@ pub fn calling_frame(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
     unsafe { Bound::from_borrowed_ptr_or_opt(py, frame.cast()) }
 }
 
+/// A place in running Python code: a code object, and how far it has got. Unlike a frame it keeps no locals alive.
+pub struct Spot {
+    code: Py<PyAny>,
+    lasti: i32,
+}
+
+impl Spot {
+    /// The code object, and the index of the instruction in bytes.
+    #[must_use]
+    pub fn parts<'py>(&self, py: Python<'py>) -> (Bound<'py, PyAny>, i32) {
+        (self.code.bind(py).clone(), self.lasti)
+    }
+
+    /// The same place once more.
+    #[must_use]
+    pub fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self { code: self.code.clone_ref(py), lasti: self.lasti }
+    }
+
+    fn of(py: Python<'_>, frame: *mut ffi::PyFrameObject) -> Self {
+        // SAFETY: a frame object that is alive.
+        let code = unsafe { ffi::PyFrame_GetCode(frame) };
+        // SAFETY: as above.
+        let lasti = unsafe { ffi::PyFrame_GetLasti(frame) };
+        // SAFETY: a frame has a code object, and this is a new reference to it.
+        Self { code: unsafe { Bound::from_owned_ptr(py, code.cast()) }.unbind(), lasti }
+    }
+}
+
+/// Where the Python code is that called us.
+#[inline]
+#[must_use]
+pub fn calling_spot(py: Python<'_>) -> Option<Spot> {
+    // SAFETY: the thread is attached.
+    let frame = unsafe { ffi::PyEval_GetFrame() };
+    (!frame.is_null()).then(|| Spot::of(py, frame))
+}
+
+/// Where the Python code is that called us, and who called that: at most `most` places, without the innermost `skipped`.
+#[must_use]
+pub fn calling_stack(py: Python<'_>, skipped: usize, most: usize) -> Vec<Spot> {
+    let mut spots = Vec::new();
+    let mut frame = calling_frame(py);
+    for depth in 0..skipped.saturating_add(most) {
+        let Some(this) = frame else { break };
+        if depth >= skipped {
+            spots.push(Spot::of(py, this.as_ptr().cast()));
+        }
+        // SAFETY: `this` is a frame object that is alive.
+        let back = unsafe { ffi::PyFrame_GetBack(this.as_ptr().cast()) };
+        // SAFETY: a new reference, or null at the bottom.
+        frame = unsafe { Bound::from_owned_ptr_or_opt(py, back.cast()) };
+    }
+    spots
+}
+
 /// An object's class, borrowed for as long as the object is.
 #[inline]
 #[must_use]

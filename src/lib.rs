@@ -14,10 +14,13 @@ pub mod guarding;
 #[cfg(feature = "python")]
 pub mod lifecycle;
 pub mod limiting;
+pub mod pooling;
 #[cfg(feature = "python")]
 pub mod probing;
 pub mod retrying;
 pub mod timing;
+#[cfg(feature = "python")]
+pub mod upkeep;
 #[cfg(feature = "python")]
 pub mod waiting;
 
@@ -35,6 +38,8 @@ mod _core {
     #[pymodule_export]
     use crate::limiting::binding::{Bucket, LimitedFunction, Limiter, Standing};
     #[pymodule_export]
+    use crate::pooling::binding::{Approach, Lease, Pool};
+    #[pymodule_export]
     use crate::probing::{GuardedValues, Panicking, Passthrough};
     #[pymodule_export]
     use crate::retrying::binding::{
@@ -43,9 +48,9 @@ mod _core {
     #[pymodule_export]
     use crate::retrying::breaking::{BreakerFunction, CallPermit, Circuit};
     #[pymodule_export]
-    use crate::timing::binding::{
-        CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
-    };
+    use crate::timing::binding::{CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer};
+    #[pymodule_export]
+    use crate::upkeep::stop_upkeep;
     #[pymodule_export]
     use crate::waiting::Ready;
     #[pymodule_export]

@@ -63,7 +63,9 @@ pub fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     Ok(ident(py)? == main)
 }
 
-fn ident(py: Python<'_>) -> PyResult<u64> {
+/// This thread's identifier, as `threading.get_ident()` has it.
+#[inline]
+pub fn ident(py: Python<'_>) -> PyResult<u64> {
     static GET_IDENT: Made<Py<PyAny>> = Made::new();
     let known = IDENT.get();
     if known != 0 {
@@ -87,6 +89,7 @@ pub fn forks() -> u64 {
 pub fn after_fork_in_child(py: Python<'_>) -> PyResult<()> {
     FORKS.fetch_add(1, Ordering::SeqCst);
     crate::clock::binding::forget_alarms(py);
+    crate::upkeep::forget_after_fork(py);
     // Whichever thread forked is the child's main thread.
     MAIN_THREAD.store(ident(py)?, Ordering::Relaxed);
     Ok(())

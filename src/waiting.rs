@@ -106,6 +106,15 @@ impl<T: Send> Ticket<T> {
         self.generation == lifecycle::generation()
     }
 
+    /// The event loop of the task that waits, by address; 0 where a thread waits.
+    #[must_use]
+    pub fn home(&self) -> usize {
+        match &self.waker {
+            Waker::Thread(_) => 0,
+            Waker::Task { event_loop, .. } => event_loop.as_ptr().addr(),
+        }
+    }
+
     fn is_waiting(&self) -> bool {
         !self.is_settled() && self.is_ours()
     }
@@ -301,7 +310,7 @@ pub(crate) fn call_in_loop(
 
 #[pyfunction]
 #[pyo3(name = "wake_future")]
-fn end_wait(future: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn end_wait(future: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = future.py();
     if !call_method(future, interned!(py, "done"), &[])?.is_truthy()? {
         call_method(future, interned!(py, "set_result"), &[py.None().bind(py)])?;
@@ -338,6 +347,19 @@ impl<T> Drop for Waiters<T> {
 }
 
 impl<T: Send> Waiters<T> {
+    /// Whether nobody is in line, not even somebody who has left it already.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.line.is_empty()
+    }
+
+    /// The next who is still waiting; he stays where he is.
+    #[must_use]
+    pub fn first(&self) -> Option<&Arc<Ticket<T>>> {
+        self.line.iter().find(|ticket| ticket.is_waiting())
+    }
+
     /// Joins the line at its end.
     pub fn join(&mut self, ticket: Arc<Ticket<T>>) {
         ticket.in_line.store(true, Ordering::Relaxed);
@@ -610,7 +632,7 @@ pub mod binding {
                     future: future.unbind(),
                     deadline,
                     expired: AtomicBool::new(false),
-                    clockwork: Guarded::default(),
+                    watch: Watch::default(),
                 },
             )?;
             let wait = deadline.is_none_or(|(_, length)| length > 0);
@@ -676,6 +698,78 @@ pub mod binding {
         alarm: Option<u64>,
     }
 
+    /// Makes an event loop call `ring(weak reference to the owner)` when a moment may have come.
+    #[derive(Default)]
+    pub struct Watch {
+        clockwork: Guarded<Clockwork>,
+    }
+
+    impl Watch {
+        /// Sets the loop's timer for what is left up to `moment`, and an alarm for the case that the clock is turned by
+        /// hand. What rings finds out whether the moment has come, and starts the watch again if not. The owner holds the
+        /// loop, and `event_loop_of` asks it.
+        pub fn start(
+            &self,
+            owner: &Bound<'_, PyAny>,
+            event_loop: &Bound<'_, PyAny>,
+            moment: u64,
+            ring: &Bound<'_, PyAny>,
+            event_loop_of: fn(&Bound<'_, PyAny>) -> Option<Py<PyAny>>,
+        ) -> PyResult<()> {
+            let py = owner.py();
+            // Weak: what rings must keep neither the owner alive nor the event loop.
+            let weak = PyWeakrefReference::new(owner)?;
+            let timer = if clock::is_manual() {
+                None
+            } else {
+                let left = Duration::from_nanos(moment.saturating_sub(clock::precise())).as_secs_f64();
+                let left = left.into_pyobject(py)?;
+                let call = [left.as_any(), ring, weak.as_any()];
+                Some(call_method(event_loop, interned!(py, "call_later"), &call)?.unbind())
+            };
+            let weak = weak.unbind();
+            let ring = ring.clone().unbind();
+            let number = alarms::set_alarm(
+                py,
+                Box::new(move |py| {
+                    let weak = weak.bind(py);
+                    if let Some(event_loop) = weak.upgrade().and_then(|owner| event_loop_of(&owner)) {
+                        // A loop that refuses is closed, and no task of it waits.
+                        let _ = call_in_loop(py, &event_loop, ring.bind(py), weak.as_any());
+                    }
+                }),
+            );
+            let before = self
+                .clockwork
+                .with(py, |clockwork, _| std::mem::replace(clockwork, Clockwork { timer, alarm: Some(number) }));
+            Self::end(py, before);
+            Ok(())
+        }
+
+        /// Rings no more.
+        pub fn stop(&self, py: Python<'_>) {
+            let before = self.clockwork.with(py, |clockwork, _| std::mem::take(clockwork));
+            Self::end(py, before);
+        }
+
+        fn end(py: Python<'_>, clockwork: Clockwork) {
+            if let Some(number) = clockwork.alarm {
+                alarms::unset_alarm(py, number);
+            }
+            attached(py, |py| {
+                if let Some(timer) = clockwork.timer {
+                    // It fails only by a signal handler's exception; a timer that rings in vain does no harm.
+                    let _ = call_method(timer.bind(py), interned!(py, "cancel"), &[]);
+                }
+            });
+        }
+
+        /// Shows the timer to the garbage collector.
+        pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+            self.clockwork.traverse(|clockwork| clockwork.timer.as_ref().map_or(Ok(()), |timer| visit.call(timer)))
+        }
+    }
+
     /// A task's place in a [`Line`]. Whoever gets one calls `take` or `leave`; dropping it is leaving.
     #[pyclass(frozen, weakref, immutable_type, module = "ferrule._core")]
     pub struct Place {
@@ -686,43 +780,17 @@ pub mod binding {
         deadline: Option<(u64, u64)>,
         // Whether it was left because its time had come.
         expired: AtomicBool,
-        clockwork: Guarded<Clockwork>,
+        watch: Watch,
     }
 
     impl Place {
-        /// Sets the loop's timer for what is left, and an alarm for the case that the clock is turned by hand.
         fn watch_the_clock(this: &Bound<'_, Self>) -> PyResult<()> {
-            let py = this.py();
             let Some((moment, _)) = this.get().deadline else { return Ok(()) };
-            let event_loop = this.get().event_loop.bind(py);
-            // Weak: what rings must keep neither the place alive nor the event loop.
-            let place = PyWeakrefReference::new(this)?;
-            let timer = if clock::is_manual() {
-                None
-            } else {
-                let left = Duration::from_nanos(moment.saturating_sub(clock::precise())).as_secs_f64();
-                let left = left.into_pyobject(py)?;
-                let call = [left.as_any(), ring(py)?, place.as_any()];
-                Some(call_method(event_loop, interned!(py, "call_later"), &call)?.unbind())
-            };
-            let place = place.unbind();
-            let rung = alarms::set_alarm(
-                py,
-                Box::new(move |py| {
-                    let place = place.bind(py);
-                    let Some(Ok(standing)) = place.upgrade().map(Bound::cast_into::<Self>) else { return };
-                    if let Ok(ring) = ring(py) {
-                        // A loop that refuses is closed, and no task of it waits.
-                        let _ = call_in_loop(py, &standing.get().event_loop, ring, place.as_any());
-                    }
-                }),
-            );
-            let before = this
-                .get()
-                .clockwork
-                .with(py, |clockwork, _| std::mem::replace(clockwork, Clockwork { timer, alarm: Some(rung) }));
-            Self::stop(py, before);
-            Ok(())
+            let event_loop = this.get().event_loop.bind(this.py());
+            this.get().watch.start(this.as_any(), event_loop, moment, ring(this.py())?, |place| {
+                let place = place.cast::<Self>().ok()?;
+                Some(place.get().event_loop.clone_ref(place.py()))
+            })
         }
 
         /// Ends the wait if its time has come, and else goes on watching.
@@ -738,26 +806,9 @@ pub mod binding {
             }
             place.expired.store(true, Ordering::Relaxed);
             let outcome = place.line.get().give_up(py, &place.ticket);
-            place.stop_the_clock(py);
+            place.watch.stop(py);
             end_wait(place.future.bind(py))?;
             outcome
-        }
-
-        fn stop(py: Python<'_>, clockwork: Clockwork) {
-            if let Some(number) = clockwork.alarm {
-                alarms::unset_alarm(py, number);
-            }
-            attached(py, |py| {
-                if let Some(timer) = clockwork.timer {
-                    // It fails only by a signal handler's exception; a timer that rings in vain does no harm.
-                    let _ = call_method(timer.bind(py), interned!(py, "cancel"), &[]);
-                }
-            });
-        }
-
-        fn stop_the_clock(&self, py: Python<'_>) {
-            let before = self.clockwork.with(py, |clockwork, _| std::mem::take(clockwork));
-            Self::stop(py, before);
         }
     }
 
@@ -787,7 +838,7 @@ pub mod binding {
 
         /// What the wait came to: the value; or `TimeoutError`; or `RuntimeError`, where the line was closed.
         fn take(&self, py: Python<'_>) -> PyResult<Gift> {
-            self.stop_the_clock(py);
+            self.watch.stop(py);
             match self.ticket.take(py) {
                 Some(Settled::Given(value)) => Ok(value),
                 Some(Settled::Closed) => Err(CLOSED.into()),
@@ -801,7 +852,7 @@ pub mod binding {
 
         /// Leaves the line; what was handed over already goes to the next.
         fn leave(&self, py: Python<'_>) -> PyResult<()> {
-            self.stop_the_clock(py);
+            self.watch.stop(py);
             self.line.get().give_up(py, &self.ticket)
         }
 
@@ -810,7 +861,7 @@ pub mod binding {
             visit.call(&self.event_loop)?;
             visit.call(&self.future)?;
             self.ticket.traverse(&visit, |value| visit.call(value))?;
-            self.clockwork.traverse(|clockwork| clockwork.timer.as_ref().map_or(Ok(()), |timer| visit.call(timer)))
+            self.watch.traverse(&visit)
         }
     }
 
@@ -819,7 +870,7 @@ pub mod binding {
             // A frame that an exception leaves drops its locals with the exception set.
             Python::attach(|py| {
                 guarding::with_nothing_raised(py, || {
-                    self.stop_the_clock(py);
+                    self.watch.stop(py);
                     if let Err(error) = self.line.get().give_up(py, &self.ticket) {
                         error.write_unraisable(py, None);
                     }

@@ -21,13 +21,20 @@ _HOMES = {
     "MemoryStats": "timing",
     "MissingExtra": "_errors",
     "PerformanceMonitor": "timing",
+    "PoolClosed": "pooling",
+    "PoolExhausted": "pooling",
+    "PoolLeakWarning": "pooling",
+    "PoolStats": "pooling",
+    "PoolTimeout": "pooling",
     "RateLimited": "_errors",
     "RateLimiter": "limiting",
+    "ResourcePool": "pooling",
     "Retry": "retrying",
     "RetryBudget": "retrying",
     "RetryStats": "retrying",
     "Timer": "timing",
     "TimingStats": "timing",
+    "Transaction": "pooling",
     "cache": "caching",
     "cached": "caching",
     "count_calls": "timing",
@@ -36,8 +43,9 @@ _HOMES = {
     "rate_limited": "limiting",
     "retry": "retrying",
     "timed": "timing",
+    "transaction": "pooling",
 }
-_ROOMS = ("caching", "limiting", "retrying", "testing", "timing")
+_ROOMS = ("caching", "limiting", "pooling", "retrying", "testing", "timing")
 
 __all__ = [  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll] - made from the table
     "__version__",

@@ -1,5 +1,6 @@
 from ferrule import caching as caching
 from ferrule import limiting as limiting
+from ferrule import pooling as pooling
 from ferrule import retrying as retrying
 from ferrule import testing as testing
 from ferrule import timing as timing
@@ -19,6 +20,14 @@ from ferrule.limiting import LimiterStats as LimiterStats
 from ferrule.limiting import RateLimiter as RateLimiter
 from ferrule.limiting import gather_bounded as gather_bounded
 from ferrule.limiting import rate_limited as rate_limited
+from ferrule.pooling import PoolClosed as PoolClosed
+from ferrule.pooling import PoolExhausted as PoolExhausted
+from ferrule.pooling import PoolLeakWarning as PoolLeakWarning
+from ferrule.pooling import PoolStats as PoolStats
+from ferrule.pooling import PoolTimeout as PoolTimeout
+from ferrule.pooling import ResourcePool as ResourcePool
+from ferrule.pooling import Transaction as Transaction
+from ferrule.pooling import transaction as transaction
 from ferrule.retrying import Attempt as Attempt
 from ferrule.retrying import CircuitBreaker as CircuitBreaker
 from ferrule.retrying import Retry as Retry
@@ -47,13 +56,20 @@ __all__ = [
     "MemoryStats",
     "MissingExtra",
     "PerformanceMonitor",
+    "PoolClosed",
+    "PoolExhausted",
+    "PoolLeakWarning",
+    "PoolStats",
+    "PoolTimeout",
     "RateLimited",
     "RateLimiter",
+    "ResourcePool",
     "Retry",
     "RetryBudget",
     "RetryStats",
     "Timer",
     "TimingStats",
+    "Transaction",
     "__version__",
     "cache",
     "cached",
@@ -62,10 +78,12 @@ __all__ = [
     "gather_bounded",
     "limiting",
     "lru_cache",
+    "pooling",
     "rate_limited",
     "retry",
     "retrying",
     "testing",
     "timed",
     "timing",
+    "transaction",
 ]
