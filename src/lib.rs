@@ -10,12 +10,16 @@ pub mod clock;
 #[cfg(feature = "python")]
 pub mod errors;
 #[cfg(feature = "python")]
+pub mod flights;
+#[cfg(feature = "python")]
 pub mod guarding;
 #[cfg(feature = "python")]
 pub mod lifecycle;
+pub mod patterns;
 #[cfg(feature = "python")]
 pub mod probing;
 pub mod timing;
+pub mod validating;
 #[cfg(feature = "python")]
 pub mod waiting;
 
@@ -31,11 +35,21 @@ mod _core {
     #[pymodule_export]
     use crate::lifecycle::{after_fork_in_child, forks};
     #[pymodule_export]
+    use crate::patterns::binding::{
+        CaseInsensitiveDict, LazyProperty, Shelved, SingletonCall, Spellings, set_metaclass,
+    };
+    #[pymodule_export]
     use crate::probing::{GuardedValues, Panicking, Passthrough};
     #[pymodule_export]
     use crate::timing::binding::{
         CountedFunction, Ready, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
     };
+    #[pymodule_export]
+    use crate::validating::checks::Check;
+    #[pymodule_export]
+    use crate::validating::enforcing::EnforcedFunction;
+    #[pymodule_export]
+    use crate::validating::fields::{FieldInfo, Fields, Initializer};
     #[pymodule_export]
     use crate::waiting::binding::{Line, Place};
 

@@ -8,11 +8,11 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 
-use super::flights::{Flight, Landing, Who, forget_wait, note_leader, note_wait};
 use super::keys::{Answer, Key, Probe};
 use super::shelf::{NEVER, Shelf};
 use crate::clock;
 use crate::errors::Error;
+use crate::flights::{Flight, Landing, Who, forget_wait, next_flight, note_leader, note_wait};
 use crate::guarding::{self, Guarded, Tally, assert_nothing_is_open};
 use crate::lifecycle;
 use crate::waiting::{Settled, Ticket, Woken};
@@ -161,12 +161,6 @@ pub struct Lead {
     pub id: u64,
     /// The slot of its entry.
     pub number: u32,
-}
-
-/// A flight number that is given out once.
-fn next_flight(py: Python<'_>) -> u64 {
-    static NEXT: Tally = Tally::new();
-    NEXT.next(py)
 }
 
 enum Look<R> {

@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use pyo3::prelude::*;
 
 use crate::callable::this_thread;
-use crate::guarding::Guarded;
+use crate::guarding::{Guarded, Tally};
 use crate::lifecycle;
 use crate::waiting::Ticket;
 
@@ -35,6 +35,12 @@ impl Who {
     }
 }
 
+/// A flight number that is given out once.
+pub fn next_flight(py: Python<'_>) -> u64 {
+    static NEXT: Tally = Tally::new();
+    NEXT.next(py)
+}
+
 /// What a follower is handed.
 pub enum Landing {
     /// The value.
@@ -47,7 +53,7 @@ pub enum Landing {
 
 /// A computation that is under way.
 pub struct Flight {
-    /// Its number, in all caches.
+    /// Its number, in all rooms.
     pub id: u64,
     /// Who computes.
     pub leader: Who,
