@@ -289,10 +289,57 @@ impl Form {
     }
 }
 
+/// How many spellings a dictionary knows by sight.
+const KNOWN: usize = 32;
+
+/// A spelling that was looked up not long ago, and where its entry lies.
+struct Sight {
+    key: Py<PyString>,
+    epoch: u32,
+    place: u32,
+}
+
+/// The entries, and the spellings that were looked up last: most keys are constants of the program's text, the very same
+/// object each time, and need not be folded again.
+#[derive(Default)]
+struct State {
+    map: Folded<Py<PyString>, Py<PyAny>>,
+    /// By address; made when something is looked up.
+    known: Vec<Option<Sight>>,
+}
+
+impl State {
+    /// Where the entry of this very object lies.
+    #[inline]
+    fn sight(&self, key: &Bound<'_, PyString>) -> Option<u32> {
+        let sight = self.known.get(Self::slot(key))?.as_ref()?;
+        (sight.key.is(key) && sight.epoch == self.map.epoch()).then_some(sight.place)
+    }
+
+    fn slot(key: &Bound<'_, PyString>) -> usize {
+        let address = key.as_ptr().addr() >> 4;
+        (address ^ (address >> 5) ^ (address >> 10)) % KNOWN
+    }
+
+    /// Notes where the entry of this key lies; gives out the key that was known in its place.
+    fn note(&mut self, key: &Bound<'_, PyString>, form: &Form) -> Option<Py<PyString>> {
+        // What isn't a plain string may be of any size, and may run code when it goes.
+        if !key.is_exact_instance_of::<PyString>() || form.bytes().len() > Form::SHORT {
+            return None;
+        }
+        let place = self.map.place_of(form.bytes())?;
+        if self.known.is_empty() {
+            self.known.resize_with(KNOWN, || None);
+        }
+        let sight = Sight { key: key.clone().unbind(), epoch: self.map.epoch(), place };
+        self.known[Self::slot(key)].replace(sight).map(|sight| sight.key)
+    }
+}
+
 /// A mapping whose keys are the same in all spellings; the native half of `ferrule.CaseInsensitiveDict`.
 #[pyclass(subclass, frozen, weakref, immutable_type, module = "ferrule._core")]
 pub struct CaseInsensitiveDict {
-    state: Guarded<Folded<Py<PyString>, Py<PyAny>>>,
+    state: Guarded<State>,
 }
 
 impl CaseInsensitiveDict {
@@ -301,15 +348,31 @@ impl CaseInsensitiveDict {
         let py = key.py();
         // What is no string is no key.
         let Ok(key) = key.cast::<PyString>() else { return Ok(None) };
+        let seen = self.state.peek(py, |state| {
+            let place = state.sight(key)?;
+            state.map.at(place).map(|entry| entry.value.bind(py).clone())
+        });
+        if seen.is_some() { Ok(seen) } else { self.search(key) }
+    }
+
+    /// As `find`, of a spelling that isn't known by sight.
+    fn search<'py>(&self, key: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = key.py();
         let form = Form::of(key)?;
-        Ok(self.state.peek(py, |state| state.get(form.bytes()).map(|entry| entry.value.bind(py).clone())))
+        let (found, gone) = self.state.peek(py, |state| {
+            let found = state.map.get(form.bytes()).map(|entry| entry.value.bind(py).clone());
+            let gone = if found.is_some() { state.note(key, &form) } else { None };
+            (found, gone)
+        });
+        guarding::release(py, gone.map(Py::into_any));
+        Ok(found)
     }
 
     fn take(&self, key: &Bound<'_, PyAny>) -> PyResult<Option<Entry<Py<PyString>, Py<PyAny>>>> {
         let py = key.py();
         let Ok(key) = key.cast::<PyString>() else { return Ok(None) };
         let form = Form::of(key)?;
-        Ok(self.state.peek(py, |state| state.remove(form.bytes())))
+        Ok(self.state.peek(py, |state| state.map.remove(form.bytes())))
     }
 }
 
@@ -347,10 +410,20 @@ impl CaseInsensitiveDict {
     fn __setitem__(&self, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = key.py();
         let key = as_key(key)?;
+        let seen = self.state.peek(py, |state| {
+            let entry = state.sight(key).and_then(|place| state.map.at(place))?;
+            Some(std::mem::replace(&mut entry.value, value.clone().unbind()))
+        });
+        if let Some(old) = seen {
+            guarding::release(py, [old]);
+            return Ok(());
+        }
         let form = Form::of(key)?;
-        let value = value.clone().unbind();
-        let old = self.state.peek(py, |state| state.insert(form.bytes(), || key.clone().unbind(), value));
-        guarding::release(py, old);
+        let (old, gone) = self.state.peek(py, |state| {
+            let old = state.map.insert(form.bytes(), || key.clone().unbind(), value.clone().unbind());
+            (old, state.note(key, &form))
+        });
+        guarding::release(py, old.into_iter().chain(gone.map(Py::into_any)));
         Ok(())
     }
 
@@ -363,11 +436,11 @@ impl CaseInsensitiveDict {
     fn __contains__(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
         let Ok(key) = key.cast::<PyString>() else { return Ok(false) };
         let form = Form::of(key)?;
-        Ok(self.state.peek(key.py(), |state| state.get(form.bytes()).is_some()))
+        Ok(self.state.peek(key.py(), |state| state.map.get(form.bytes()).is_some()))
     }
 
     fn __len__(&self, py: Python<'_>) -> usize {
-        self.state.peek(py, |state| state.len())
+        self.state.peek(py, |state| state.map.len())
     }
 
     fn __iter__(this: &Bound<'_, Self>) -> Spellings {
@@ -400,10 +473,10 @@ impl CaseInsensitiveDict {
         let form = Form::of(key)?;
         let default = default.unwrap_or_else(|| py.None().into_bound(py));
         Ok(self.state.peek(py, |state| {
-            if let Some(entry) = state.get(form.bytes()) {
+            if let Some(entry) = state.map.get(form.bytes()) {
                 return entry.value.bind(py).clone();
             }
-            state.insert(form.bytes(), || key.clone().unbind(), default.clone().unbind());
+            state.map.insert(form.bytes(), || key.clone().unbind(), default.clone().unbind());
             default
         }))
     }
@@ -427,14 +500,15 @@ impl CaseInsensitiveDict {
 
     /// Takes out the entry that came last.
     fn popitem<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyString>, Bound<'py, PyAny>)> {
-        let entry = self.state.peek(py, Folded::pop);
+        let entry = self.state.peek(py, |state| state.map.pop());
         let entry = entry.ok_or_else(|| PyKeyError::new_err("the dictionary is empty"))?;
         Ok((entry.spelling.into_bound(py), entry.value.into_bound(py)))
     }
 
     /// Takes everything out.
     fn clear(&self, py: Python<'_>) {
-        let entries = self.state.peek(py, Folded::drain);
+        let (entries, known) = self.state.peek(py, |state| (state.map.drain(), std::mem::take(&mut state.known)));
+        guarding::release(py, known.into_iter().flatten().map(|sight| sight.key.into_any()));
         guarding::release(py, entries.into_iter().flat_map(|entry| [entry.spelling.into_any(), entry.value]));
     }
 
@@ -445,7 +519,7 @@ impl CaseInsensitiveDict {
         let found = match key.cast::<PyString>() {
             Ok(key) => {
                 let form = Form::of(key)?;
-                self.state.peek(py, |state| state.get(form.bytes()).map(|entry| entry.spelling.bind(py).clone()))
+                self.state.peek(py, |state| state.map.get(form.bytes()).map(|entry| entry.spelling.bind(py).clone()))
             }
             Err(_) => None,
         };
@@ -455,13 +529,13 @@ impl CaseInsensitiveDict {
     /// Keys and values in order: for copies, comparisons and pickles.
     fn _entries<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyString>, Bound<'py, PyAny>)> {
         self.state.peek(py, |state| {
-            let pairs = state.iter().map(|entry| (entry.spelling.bind(py).clone(), entry.value.bind(py).clone()));
+            let pairs = state.map.iter().map(|entry| (entry.spelling.bind(py).clone(), entry.value.bind(py).clone()));
             pairs.collect()
         })
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.state.traverse(|state| state.iter().try_for_each(|entry| visit.call(&entry.value)))
+        self.state.traverse(|state| state.map.iter().try_for_each(|entry| visit.call(&entry.value)))
     }
 
     fn __clear__(&self, py: Python<'_>) {
@@ -481,7 +555,7 @@ impl Spellings {
     fn new(dict: &Bound<'_, CaseInsensitiveDict>, reversed: bool) -> Self {
         let py = dict.py();
         let (version, mut keys) = dict.get().state.peek(py, |state| {
-            (state.version(), state.iter().map(|entry| entry.spelling.clone_ref(py)).collect::<Vec<_>>())
+            (state.map.version(), state.map.iter().map(|entry| entry.spelling.clone_ref(py)).collect::<Vec<_>>())
         });
         if !reversed {
             keys.reverse();
@@ -498,7 +572,7 @@ impl Spellings {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyString>>> {
         let next = self.left.peek(py, Vec::pop);
-        if next.is_some() && self.dict.get().state.peek(py, |state| state.version()) != self.version {
+        if next.is_some() && self.dict.get().state.peek(py, |state| state.map.version()) != self.version {
             self.left.with(py, |keys, dead| dead.extend(keys.drain(..).map(Py::into_any)));
             return Err(PyRuntimeError::new_err("the dictionary changed during iteration"));
         }

@@ -23,11 +23,13 @@ pub struct Folded<K, V> {
     places: HashTable<usize>,
     hasher: RandomState,
     version: u64,
+    /// How often places have lost their meaning.
+    epoch: u32,
 }
 
 impl<K, V> Default for Folded<K, V> {
     fn default() -> Self {
-        Self { entries: Vec::new(), places: HashTable::new(), hasher: RandomState::new(), version: 0 }
+        Self { entries: Vec::new(), places: HashTable::new(), hasher: RandomState::new(), version: 0, epoch: 0 }
     }
 }
 
@@ -61,6 +63,25 @@ impl<K, V> Folded<K, V> {
             self.entries[*place].as_ref().is_some_and(|entry| entry.hash == hash && *entry.folded == *folded)
         };
         self.places.find(hash, same).copied()
+    }
+
+    /// A number that changes when places lose their meaning; see [`Folded::place_of`].
+    #[inline]
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Where a key's entry lies, for as long as the epoch lasts.
+    #[must_use]
+    pub fn place_of(&self, folded: &[u8]) -> Option<u32> {
+        u32::try_from(self.find(self.hash(folded), folded)?).ok()
+    }
+
+    /// The entry at a place.
+    #[inline]
+    pub fn at(&mut self, place: u32) -> Option<&mut Entry<K, V>> {
+        self.entries.get_mut(place as usize)?.as_mut()
     }
 
     /// The entry of a key.
@@ -104,6 +125,7 @@ impl<K, V> Folded<K, V> {
     fn take(&mut self, place: usize) -> Option<Entry<K, V>> {
         let entry = self.entries[place].take()?;
         self.version += 1;
+        self.epoch = self.epoch.wrapping_add(1);
         if let Ok(found) = self.places.find_entry(entry.hash, |other| *other == place) {
             found.remove();
         }
@@ -129,6 +151,7 @@ impl<K, V> Folded<K, V> {
     /// Takes everything out.
     pub fn drain(&mut self) -> Vec<Entry<K, V>> {
         self.version += 1;
+        self.epoch = self.epoch.wrapping_add(1);
         self.places.clear();
         std::mem::take(&mut self.entries).into_iter().flatten().collect()
     }
@@ -184,6 +207,21 @@ mod tests {
         assert_eq!(map.version(), one);
         map.remove(b"a");
         assert_ne!(map.version(), one);
+    }
+
+    #[test]
+    fn places_hold_until_something_goes() {
+        let mut map = Folded::default();
+        map.insert(b"a", || "a", 1);
+        map.insert(b"b", || "b", 2);
+        let (epoch, place) = (map.epoch(), map.place_of(b"b").expect("it is there"));
+        map.insert(b"c", || "c", 3);
+        assert_eq!(map.epoch(), epoch);
+        assert_eq!(map.at(place).map(|entry| entry.value), Some(2));
+        map.remove(b"a");
+        assert_ne!(map.epoch(), epoch);
+        assert_eq!(map.place_of(b"a"), None);
+        assert!(map.at(99).is_none());
     }
 
     #[test]
