@@ -298,9 +298,8 @@ class Compiler:
             argument = typing.Union[argument.__constraints__] if argument.__constraints__ else argument.__bound__ or Any
         members = typing.get_args(argument) if typing.get_origin(argument) in _UNIONS else (argument,)
         classes = [typing.get_origin(member) or member for member in members]
-        if not all(isinstance(member, type) for member in classes) or any(map(_is_protocol, classes)):
-            return Check.instance(type, "a class")
-        if object in classes:
+        unknown = any(member in _UNCHECKED or member is object or _is_protocol(member) for member in classes)
+        if unknown or not all(isinstance(member, type) for member in classes):
             return Check.instance(type, "a class")
         return Check.subclass(classes, text)
 

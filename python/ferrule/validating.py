@@ -793,9 +793,9 @@ def enforce_types(function: Any = None, /, *, depth: Depth = "all") -> Any:
     return _enforced(function, depth)
 
 
-def _enforced(function: Any, depth: Depth, frames: int = 2) -> Any:
+def _enforced(function: Any, depth: Depth) -> Any:
     if is_method_object(function):
-        return type(function)(_enforced(function.__func__, depth, frames + 1))
+        return type(function)(_enforced(function.__func__, depth))
     if isinstance(function, type) or not callable(function):
         kind = "a class" if isinstance(function, type) else type(function).__name__
         hint = "; put @enforce_types below @property" if isinstance(function, property) else ""
@@ -805,7 +805,7 @@ def _enforced(function: Any, depth: Depth, frames: int = 2) -> Any:
     try:
         plan = _plan(function)
     except NameError:
-        plan = _plan_of_local(function, frames)
+        plan = _plan_of_local(function)
     if plan is not None and _is_empty(plan):
         return function
     planner = None if plan is not None else functools.partial(_plan, function)
@@ -815,11 +815,13 @@ def _enforced(function: Any, depth: Depth, frames: int = 2) -> Any:
     return enforced
 
 
-def _plan_of_local(function: Any, frames: int) -> _core.Plan | None:
+def _plan_of_local(function: Any) -> _core.Plan | None:
     """Make the plan of a function whose annotations mention names of the functions around it; `None` if it must wait."""
     if "<locals>" not in getattr(function, "__qualname__", ""):
         return None
-    frame = sys._getframe(frames)  # noqa: SLF001
+    frame = sys._getframe(1)  # noqa: SLF001
+    while frame.f_globals is globals() and frame.f_back is not None:
+        frame = frame.f_back
     # The body of a class, and the function around it.
     scopes = [frame.f_locals, *([frame.f_back.f_locals] if frame.f_back is not None else [])]
     try:
