@@ -1,5 +1,4 @@
-"""The validating room's peers: attrs, traitlets, pydantic, param for attributes and models; beartype, pydantic and typeguard
-for calls; and what is found of what is wrong."""
+"""The validating room's peers, for attributes, calls and models; and how much of what is wrong is let through."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from ferrule._compare.validating import room as compared
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ferrule._compare.harness import Factory, Row
+    from ferrule._compare.harness import Factory, Row, Run
 
     Function = Callable[..., Any]
     Decorate = Callable[[Function], Function]
@@ -41,14 +40,14 @@ def room(*, quick: bool) -> Room:
     }
     models: Mapping[str, Function] = {"attrs": attrs_model, "pydantic": pydantic_model}
     peers: Mapping[str, Mapping[str, Factory]] = {
-        "set": {label: lambda make=make: setting(make()()) for label, make in attributes.items()},
-        "get": {label: lambda make=make: getting(make()()) for label, make in attributes.items()},
-        "call": {label: lambda make=make: calling(make(bare)) for label, make in DECORATORS.items()},
-        "call_keyword": {label: lambda make=make: calling_by_name(make(bare)) for label, make in DECORATORS.items()},
+        "set": {label: partial(_instance, setting, make) for label, make in attributes.items()},
+        "get": {label: partial(_instance, getting, make) for label, make in attributes.items()},
+        "call": {label: partial(_decorated, calling, make, bare) for label, make in DECORATORS.items()},
+        "call_keyword": {label: partial(_decorated, calling_by_name, make, bare) for label, make in DECORATORS.items()},
         "items": {
-            label: lambda make=make: calling_with_items(make(bare_items)) for label, make in DECORATORS.items()
+            label: partial(_decorated, calling_with_items, make, bare_items) for label, make in DECORATORS.items()
         },
-        "model": {label: lambda make=make: making(make()) for label, make in models.items()},
+        "model": {label: partial(_model, make) for label, make in models.items()},
     }
     tries = 200 if quick else 2_000
     return replace(
@@ -56,6 +55,18 @@ def room(*, quick: bool) -> Room:
         rows=[beside_beartype(row.joined_by(peers.get(row.id, {}))) for row in own.rows],
         figures=[missed(tries)],
     )
+
+
+def _instance(run: Callable[[Any], Run], make: Function) -> Run:
+    return run(make()())
+
+
+def _decorated(run: Callable[[Function], Run], decorate: Decorate, function: Function) -> Run:
+    return run(decorate(function))
+
+
+def _model(make: Function) -> Run:
+    return making(make())
 
 
 def beside_beartype(row: Row) -> Row:

@@ -43,11 +43,10 @@ _GUARDS = _Forms("TypeGuard", "TypeIs")
 _LITERALS = _Forms("Literal")
 _LITERAL_STRINGS = _Forms("LiteralString")
 _UNPACK = _Forms("Unpack")
-_REQUIRED = _Forms("Required")
-_NOT_REQUIRED = _Forms("NotRequired")
+_CALLABLES: tuple[Any, ...] = (getattr(typing, "Callable"), collections.abc.Callable)  # noqa: B009
 
-# Containers of which the one argument is the type of the items, and whether the items of those are looked at that are no
-# built-in containers: looking at the items of an iterator would use them up, and an iterable may be anything.
+# Containers of which the one argument is the type of the items, and whether the items are looked at also where the
+# container is not built in: looking at the items of an iterator would use them up, and an iterable may be anything.
 _ITEMS: dict[Any, bool] = {
     list: True,
     set: True,
@@ -77,7 +76,7 @@ _PAIRS: frozenset[Any] = frozenset(
 )
 
 
-def rendered(annotation: Any) -> str:
+def rendered(annotation: Any) -> str:  # noqa: PLR0911 - a table
     """Return an annotation as people write it."""
     if annotation is None or annotation is type(None):
         return "None"
@@ -90,7 +89,7 @@ def rendered(annotation: Any) -> str:
         return " | ".join(rendered(argument) for argument in arguments)
     if origin in _LITERALS:
         return " or ".join(map(repr, arguments))
-    if isinstance(origin, type) and arguments and origin is not collections.abc.Callable:
+    if isinstance(origin, type) and arguments and origin not in _CALLABLES:
         inner = ", ".join("..." if argument is Ellipsis else rendered(argument) for argument in arguments)
         return f"{origin.__name__}[{inner}]"
     if isinstance(annotation, typing.ForwardRef):
@@ -116,7 +115,7 @@ class Compiler:
         self._names = names
         self._aliases: dict[Any, _core.Check] = {}
 
-    def check(self, annotation: Any) -> _core.Check:
+    def check(self, annotation: Any) -> _core.Check:  # noqa: PLR0911 - a table
         """Make the check.
 
         Raises:
@@ -171,9 +170,9 @@ class Compiler:
             raise TypeError(f"{text!r} is no annotation: {error.msg}") from None
 
     def _scope(self) -> collections.ChainMap[str, Any]:
-        return collections.ChainMap(*cast("Any", self._names), vars(builtins))
+        return collections.ChainMap(*cast("Any", (*self._names, vars(builtins))))
 
-    def _plain(self, annotation: Any) -> _core.Check:
+    def _plain(self, annotation: Any) -> _core.Check:  # noqa: PLR0911 - a table
         if isinstance(annotation, typing.TypeVar) or type(annotation).__name__ == "TypeVar":
             return self._type_variable(annotation)
         if hasattr(annotation, "__supertype__"):
@@ -182,7 +181,7 @@ class Compiler:
             return self._alias(annotation)
         if isinstance(annotation, type):
             return self._class(annotation)
-        if annotation is typing.Callable or annotation is collections.abc.Callable:
+        if annotation in _CALLABLES:
             return Check.callable("callable")
         if type(annotation).__name__ in {"ParamSpec", "ParamSpecArgs", "ParamSpecKwargs", "TypeVarTuple"}:
             return ANYTHING
@@ -214,8 +213,6 @@ class Compiler:
             return self._typed_dict(cls)
         if cls is tuple:
             return Check.instance(tuple, "tuple")
-        if cls is collections.abc.Callable:
-            return Check.callable("callable")
         if _is_protocol(cls) and not getattr(cls, "_is_runtime_protocol", False):
             # isinstance refuses to look at it.
             return ANYTHING
@@ -239,7 +236,7 @@ class Compiler:
         self._aliases[cls] = check
         return check
 
-    def _generic(self, annotation: Any, origin: Any, arguments: tuple[Any, ...]) -> _core.Check:  # noqa: PLR0911 - a table
+    def _generic(self, annotation: Any, origin: Any, arguments: tuple[Any, ...]) -> _core.Check:  # noqa: C901, PLR0911, PLR0912 - a table
         text = rendered(annotation)
         if origin in _QUALIFIERS:
             return self.check(arguments[0])
@@ -255,7 +252,7 @@ class Compiler:
             return self._subclass(arguments[0], text)
         if origin is tuple:
             return self._tuple(arguments, text)
-        if origin is collections.abc.Callable:
+        if origin in _CALLABLES:
             return Check.callable(text)
         if origin in _ITEMS and len(arguments) == 1:
             return Check.items(self._class(origin), self.check(arguments[0]), _ITEMS[origin], text)
@@ -295,7 +292,7 @@ class Compiler:
         if isinstance(argument, (str, typing.ForwardRef)):
             argument = self.evaluated(argument if isinstance(argument, str) else argument.__forward_arg__, argument)
         if isinstance(argument, typing.TypeVar):
-            argument = typing.Union[argument.__constraints__] if argument.__constraints__ else argument.__bound__ or Any
+            argument = typing.Union[argument.__constraints__] if argument.__constraints__ else argument.__bound__ or Any  # noqa: UP007 - of a tuple
         members = typing.get_args(argument) if typing.get_origin(argument) in _UNIONS else (argument,)
         classes = [typing.get_origin(member) or member for member in members]
         unknown = any(member in _UNCHECKED or member is object or _is_protocol(member) for member in classes)
@@ -304,7 +301,6 @@ class Compiler:
         return Check.subclass(classes, text)
 
     def _tuple(self, arguments: tuple[Any, ...], text: str) -> _core.Check:
-        # tuple[int, ...]; tuple[int, str]; tuple[int, *tuple[str, ...], bool]; tuple[()]
         if arguments == ((),):
             arguments = ()
         front: list[_core.Check] = []
@@ -360,7 +356,8 @@ def annotations_of(thing: Any) -> dict[str, Any]:
 
         return dict(annotationlib.get_annotations(thing, format=annotationlib.Format.FORWARDREF))
     if isinstance(thing, type):
-        return dict(thing.__dict__.get("__annotations__", {}))
+        # Its own, and not those of a base that it has none beside.
+        return dict(vars(thing).get("__annotations__", {}))
     return dict(getattr(thing, "__annotations__", None) or {})
 
 
@@ -401,5 +398,5 @@ def is_class_variable(annotation: Any, evaluate: Callable[[str], Any]) -> bool:
             annotation = evaluate(annotation)
         except NameError:
             # What is in the brackets isn't known yet; what is before them is the word.
-            return annotation.split("[", 1)[0].rsplit(".", 1)[-1] == "ClassVar"
-    return annotation is typing.ClassVar or typing.get_origin(annotation) is typing.ClassVar
+            return str(annotation).split("[", 1)[0].rsplit(".", 1)[-1] == "ClassVar"
+    return bool(annotation is typing.ClassVar or typing.get_origin(annotation) is typing.ClassVar)

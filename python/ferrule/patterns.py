@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from threading import Lock
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ferrule import _core
 
@@ -36,12 +35,14 @@ def _the_same_deeply(self: Any, memo: dict[int, Any]) -> Any:
 
 
 def _to_its_class(self: Any) -> tuple[Any, tuple[type]]:
-    return _the_one, (type(self),)
+    cls: type = type(self)
+    return _the_one, (cls,)
 
 
 def _the_one(cls: Any) -> Any:
     """Return a class's instance when a pickle asks for it; in a process that has none yet, it is made."""
-    instance = vars(cls)["__singleton__"].instance
+    shelved: _core.Shelved = vars(cls)["__singleton__"]
+    instance: Any = shelved.instance
     return cls() if instance is None else instance
 
 
@@ -92,8 +93,14 @@ class Singleton(type):
     if TYPE_CHECKING:
         __singleton__: _core.Shelved
 
-    def __init__(  # noqa: D107
-        cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, strict: bool | None = None, **options: Any
+    def __init__(
+        cls,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        strict: bool | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(name, bases, namespace, **options)
         if strict is None:
@@ -102,8 +109,14 @@ class Singleton(type):
         _shelve(cls, _checked_strict(strict))
 
     def __new__(  # noqa: D102
-        cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, strict: bool | None = None, **options: Any
-    ) -> Self:
+        cls,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        strict: bool | None = None,
+        **options: Any,
+    ) -> Singleton:
         del strict
         return super().__new__(cls, name, bases, namespace, **options)
 
@@ -150,7 +163,7 @@ def singleton(cls: Any = None, /, *, strict: bool = False) -> Any:
     """
     _checked_strict(strict)
     if cls is None:
-        return lambda cls: singleton(cls, strict=strict)
+        return functools.partial(singleton, strict=strict)
     if not isinstance(cls, type):
         raise TypeError(f"singleton takes a class, not {type(cls).__name__}: {cls!r}")
     if not isinstance(cls, Singleton) and not _core._change_metaclass(cls, Singleton):  # noqa: SLF001 - made for this
@@ -174,13 +187,13 @@ def _checked_name(name: Any) -> str:
 
 
 class Registry(Mapping[str, T]):
-    """Things by name, which register themselves.
+    r"""Things by name, which register themselves.
 
     >>> from ferrule import Registry
     >>> exporters = Registry("exporters")
     >>> @exporters.register("csv")
     ... def to_csv(rows):
-    ...     return "\\n".join(map(",".join, rows))
+    ...     return "\n".join(map(",".join, rows))
     >>> exporters["csv"]([["a", "b"]])
     'a,b'
     >>> exporters["xml"]
@@ -225,8 +238,11 @@ class Registry(Mapping[str, T]):
         if name is None or isinstance(name, str):
             if name is not None:
                 _checked_name(name)
-            return lambda thing: self._add(_name_of(thing) if name is None else name, thing, replace=replace)
+            return functools.partial(self._decorate, name, replace)
         return self._add(_name_of(name), name, replace=replace)
+
+    def _decorate(self, name: str | None, replace: bool, thing: Any) -> Any:  # noqa: FBT001 - a partial's arguments
+        return self._add(_name_of(thing) if name is None else name, thing, replace=replace)
 
     def _add(self, name: str, thing: Any, *, replace: bool) -> Any:
         with self._lock:
@@ -335,9 +351,9 @@ class lazy_property(_core.LazyProperty[T_co], Generic[T_co]):  # noqa: N801 - it
     adding up
     (42, 42)
 
-    The value lies in the instance's `__dict__` under the property's name, so that the next look costs what any attribute
-    costs; where the class has `__slots__` and no `__dict__`, in the slot `_total` that it must have. Setting it by hand
-    replaces it, and `del` has it computed anew. If computing raises, nothing is kept.
+    The value lies in the instance's `__dict__` under the property's name, so that the next look costs what any
+    attribute costs; where the class has `__slots__` and no `__dict__`, in the slot `_total` that it must have. Setting it
+    by hand replaces it, and `del` has it computed anew. If computing raises, nothing is kept.
 
     Args:
         function: Called with the instance. Also without decorating: `data = lazy_property(load)`.
@@ -363,7 +379,7 @@ class lazy_property(_core.LazyProperty[T_co], Generic[T_co]):  # noqa: N801 - it
 # -- keys in any spelling ---------------------------------------------------------------------------------------------
 
 
-class CaseInsensitiveDict(_core.CaseInsensitiveDict[V], MutableMapping[str, V]):
+class CaseInsensitiveDict(_core.CaseInsensitiveDict[V], MutableMapping[str, V]):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A dictionary of strings whose keys are the same in upper and lower case.
 
     >>> from ferrule import CaseInsensitiveDict
@@ -412,7 +428,7 @@ class CaseInsensitiveDict(_core.CaseInsensitiveDict[V], MutableMapping[str, V]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mapping):
             return NotImplemented
-        others = cast("Mapping[Any, Any]", other)
+        others: Mapping[Any, Any] = other
         if len(self) != len(others):
             return False
         nothing = object()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import keyword
 import math
+import operator
 import os
 import re
 import reprlib
@@ -105,7 +106,7 @@ def _check_order(low_name: str, low: Any, high_name: str, high: Any) -> None:
         raise ValueError(f"{low_name} must be at most {high_name}, got {low!r} and {high!r}")
 
 
-def _field(  # noqa: C901 - one look at each argument
+def _field(
     *,
     type_: Any,
     default: Any,
@@ -176,7 +177,8 @@ def _native_check(type_: Any) -> tuple[_core.Check | None, Callable[[type, str],
     if isinstance(type_, tuple):
         if not type_:
             raise TypeError("type must be a type, or a tuple of one or more, got ()")
-        type_ = functools.reduce(lambda one, other: one | other, type_)
+        several: tuple[Any, ...] = type_
+        type_ = functools.reduce(operator.or_, several)
 
     def later(owner: type, name: str) -> _core.Check:
         del name
@@ -266,8 +268,8 @@ def Email(  # noqa: N802
         ...
     ferrule._errors.FieldValueError: User.email must be an e-mail address, got 'ada'
 
-    That is the grammar of HTML's e-mail field with a domain of at least two labels, the lengths of RFC 5321, and letters
-    of all scripts (RFC 6531). Whether somebody reads what is sent there, only sending shows.
+    That is the grammar of HTML's e-mail field with a domain of at least two labels, the lengths of RFC 5321, and
+    letters of all scripts (RFC 6531). Whether somebody reads what is sent there, only sending shows.
 
     Args:
         default: As for `Field`.
@@ -311,9 +313,7 @@ def Range(  # noqa: N802
     """
     if min is None and max is None:
         raise TypeError("Range needs min, max or both")
-    return _field(
-        type_=type, default=default, default_factory=default_factory, low=min, high=max, message=message
-    )
+    return _field(type_=type, default=default, default_factory=default_factory, low=min, high=max, message=message)
 
 
 def OneOf(  # noqa: N802
@@ -457,7 +457,7 @@ class ModelMeta(ABCMeta):
     __model_frozen__: bool
     __required_methods__: tuple[str, ...]
 
-    def __new__(  # noqa: D102
+    def __new__(
         cls,
         name: str,
         bases: tuple[type, ...],
@@ -466,7 +466,7 @@ class ModelMeta(ABCMeta):
         frozen: bool = False,
         required_methods: Iterable[str] = (),
         **options: Any,
-    ) -> Self:
+    ) -> ModelMeta:
         if not isinstance(frozen, bool):
             raise TypeError(f"frozen must be True or False, not {type(frozen).__name__}: {frozen!r}")
         methods = _checked_methods(required_methods)
@@ -504,7 +504,7 @@ class ModelMeta(ABCMeta):
         """What `inspect.signature` shows of a model whose constructor is ours."""
         import inspect
 
-        if vars(cls).get("__init__", cls.__init__) is not Model.__init__:
+        if getattr(cls, "__init__", None) is not getattr(Model, "__init__"):  # noqa: B009 - to type checkers it has none
             raise AttributeError("__signature__")
         parameters: list[inspect.Parameter] = []
         for name, field in _all_fields(cls).items():
@@ -527,7 +527,8 @@ def _refuse_deleting(self: Any, name: str) -> None:
 
 
 def _hash(self: Any) -> int:
-    return hash((type(self), *(value for _, value in type(self).__model_fields__.items(self))))
+    cls: ModelMeta = type(self)
+    return hash((cls, *(value for _, value in cls.__model_fields__.items(self))))
 
 
 def _init(self: Any, /, **values: Any) -> None:
@@ -556,13 +557,13 @@ class Model(metaclass=ModelMeta):
         ...
     TypeError: Employee has no field 'nmae'; it has name, rate, email, age
 
-    Each annotated name in the body is a field (`ClassVar` aside), each name that is given a `Field` or one of its kin as
-    well. Instances are made by keyword, compared by value, shown, copied (`copy.replace`, too) and pickled; what a
+    Each annotated name in the body is a field (`ClassVar` aside), and so is each name that is given a `Field` or one of
+    its kin. Instances are made by keyword, compared by value, shown, copied (`copy.replace`, too) and pickled; what a
     pickle or a copy brings back was looked at when it was first set. A subclass has the fields of its bases and may
     declare them anew. With `__slots__ = ()` in the body, the fields are kept in slots.
 
     Args:
-        frozen: Whether instances can't be changed any more; they can then be hashed. The same for a class and its bases.
+        frozen: Whether instances can't be changed any more; they can then be hashed. A class and its bases agree on it.
         required_methods: Names of methods that the class and every subclass must have; looked for when it is made.
 
     Raises:
@@ -609,7 +610,9 @@ class Model(metaclass=ModelMeta):
 
     def __setstate__(self, state: Any) -> None:
         # As the interpreter restores an object, but past a frozen model's `__setattr__`.
-        in_dict, in_slots = state if isinstance(state, tuple) else (state, None)
+        parts: tuple[dict[str, Any] | None, dict[str, Any] | None]
+        parts = state if isinstance(state, tuple) else (state, None)
+        in_dict, in_slots = parts
         if in_dict:
             vars(self).update(in_dict)
         for name, value in (in_slots or {}).items():
@@ -619,12 +622,12 @@ class Model(metaclass=ModelMeta):
 def _plain(value: Any) -> Any:
     if isinstance(value, Model):
         return value.to_dict()
-    if type(value) is list:
-        return [_plain(item) for item in value]
-    if type(value) is tuple:
-        return tuple(_plain(item) for item in value)
-    if type(value) is dict:
-        return {key: _plain(item) for key, item in value.items()}
+    kind: type = type(value)
+    container: Any = value
+    if kind is list or kind is tuple:
+        return kind(map(_plain, container))
+    if kind is dict:
+        return {key: _plain(item) for key, item in container.items()}
     return value
 
 
@@ -697,22 +700,24 @@ def create_model(
         if not isinstance(one, str) or not one.isidentifier() or keyword.iskeyword(one):
             raise ValueError(f"fields and models need names that Python can spell, got {one!r}")
     annotations: dict[str, Any] = {}
-    namespace: dict[str, Any] = {"__module__": module or sys._getframe(1).f_globals.get("__name__", __name__)}  # noqa: SLF001
+    namespace: dict[str, Any] = {"__module__": module or sys._getframe(1).f_globals.get("__name__", __name__)}  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     if doc is not None:
         namespace["__doc__"] = doc
     for field, what in fields.items():
         if isinstance(what, FieldInfo):
             namespace[field] = what
         elif isinstance(what, tuple):
-            if len(what) != 2:  # noqa: PLR2004
-                raise TypeError(f"fields[{field!r}] must be a type, a type and a default, or a Field, got {what!r}")
-            namespace[field] = Field(type=what[0], default=what[1])
-            annotations[field] = what[0]
+            pair: tuple[Any, ...] = what
+            if len(pair) != 2:  # noqa: PLR2004
+                raise TypeError(f"fields[{field!r}] must be a type, a type and a default, or a Field, got {pair!r}")
+            namespace[field] = Field(type=pair[0], default=pair[1])
+            annotations[field] = pair[0]
         else:
             namespace[field] = Field(type=what)
             annotations[field] = what
     namespace["__annotations__"] = annotations
-    return ModelMeta(name, (base,), namespace, frozen=frozen, required_methods=required_methods)
+    made: Any = ModelMeta(name, (base,), namespace, frozen=frozen, required_methods=required_methods)
+    return cast("type[Model]", made)
 
 
 # -- type hints at run time -------------------------------------------------------------------------------------------
@@ -734,8 +739,8 @@ def disable() -> None:
     'aa'
     >>> validating.enable()
 
-    For programs that want the checks while they are developed only. What has been decorated before stays decorated: call
-    it first, or set `FERRULE_ENFORCE=0` in the environment, which does the same from the beginning.
+    For programs that want the checks while they are developed only. What has been decorated before stays decorated:
+    call it first, or set `FERRULE_ENFORCE=0` in the environment, which does the same from the beginning.
     """
     _Switch.on = False
 
@@ -802,6 +807,7 @@ def _enforced(function: Any, depth: Depth) -> Any:
         raise TypeError(f"enforce_types takes a function, not {kind}: {function!r}{hint}")
     if not _Switch.on:
         return function
+    plan: _core.Plan | None
     try:
         plan = _plan(function)
     except NameError:
@@ -816,10 +822,10 @@ def _enforced(function: Any, depth: Depth) -> Any:
 
 
 def _plan_of_local(function: Any) -> _core.Plan | None:
-    """Make the plan of a function whose annotations mention names of the functions around it; `None` if it must wait."""
+    """Make the plan of a function whose annotations mention names of those around it; `None` if it must wait."""
     if "<locals>" not in getattr(function, "__qualname__", ""):
         return None
-    frame = sys._getframe(1)  # noqa: SLF001
+    frame = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     while frame.f_globals is globals() and frame.f_back is not None:
         frame = frame.f_back
     # The body of a class, and the function around it.
@@ -843,7 +849,8 @@ def _plan(function: Any, *scopes: Mapping[str, Any]) -> _core.Plan:
     while isinstance(unwrapped, functools.partial):
         unwrapped = inspect.unwrap(unwrapped.func)
     if not isinstance(unwrapped, FunctionType) and not hasattr(unwrapped, "__annotations__"):
-        unwrapped = getattr(type(unwrapped), "__call__", unwrapped)  # noqa: B004
+        cls: type = type(unwrapped)
+        unwrapped = getattr(cls, "__call__", unwrapped)  # noqa: B004
     notes = annotations_of(getattr(unwrapped, "__func__", unwrapped))
     type_parameters = {parameter.__name__: parameter for parameter in getattr(unwrapped, "__type_params__", ())}
     compiler = Compiler(closure_of(unwrapped), type_parameters, *scopes, getattr(unwrapped, "__globals__", {}))

@@ -356,7 +356,10 @@ pub fn deeper<R>(py: Python<'_>, body: impl FnOnce() -> PyResult<R>) -> PyResult
     }
     // SAFETY: the thread is attached, and the text ends with a null.
     let status = unsafe { ffi::Py_EnterRecursiveCall(c" while checking a value".as_ptr()) };
-    check(py, status)?;
+    // Not the usual -1: any other number than 0 says that an exception is set.
+    if status != 0 {
+        return Err(PyErr::fetch(py));
+    }
     let _leave = Leave;
     body()
 }

@@ -1,4 +1,4 @@
-"""Patterns: what the one instance, the lazy property and the forgiving dictionary cost, against those of the tutorials."""
+"""Patterns: what one instance, a lazy property and a forgiving dictionary cost, against those of the tutorials."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SingletonMeta(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Returns the instance."""
-        if cls not in cls.instances:
+        if cls not in cls.instances:  # pyright: ignore[reportUnnecessaryContains]
             cls.instances[cls] = super().__call__(*args, **kwargs)
         return cls.instances[cls]
 
@@ -44,7 +44,7 @@ class LockedMeta(type):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Returns the instance."""
         with cls.lock:
-            if cls not in cls.instances:
+            if cls not in cls.instances:  # pyright: ignore[reportUnnecessaryContains]
                 cls.instances[cls] = super().__call__(*args, **kwargs)
             return cls.instances[cls]
 
