@@ -29,7 +29,7 @@ class _Forms:
 
     def __contains__(self, form: Any) -> bool:
         # By identity: annotations need not be hashable.
-        modules = (typing, sys.modules.get("typing_extensions"))
+        modules = (typing, collections.abc, sys.modules.get("typing_extensions"))
         return any(form is getattr(module, name, self) for module in modules for name in self._names)
 
 
@@ -43,7 +43,8 @@ _GUARDS = _Forms("TypeGuard", "TypeIs")
 _LITERALS = _Forms("Literal")
 _LITERAL_STRINGS = _Forms("LiteralString")
 _UNPACK = _Forms("Unpack")
-_CALLABLES: tuple[Any, ...] = (getattr(typing, "Callable"), collections.abc.Callable)  # noqa: B009
+_CALLABLES = _Forms("Callable")
+_ITEMS_VIEW = _Forms("ItemsView")
 
 # Containers of which the one argument is the type of the items, and whether the items are looked at also where the
 # container is not built in: looking at the items of an iterator would use them up, and an iterable may be anything.
@@ -260,7 +261,7 @@ class Compiler:
             return Check.pairs(self._class(origin), self.check(arguments[0]), self.check(arguments[1]), text)
         if origin is collections.Counter:
             return Check.pairs(self._class(origin), self.check(arguments[0]), self.check(int), text)
-        if origin is collections.abc.ItemsView and len(arguments) == 2:  # noqa: PLR2004
+        if origin in _ITEMS_VIEW and len(arguments) == 2:  # noqa: PLR2004
             pair = self._tuple(arguments, text)
             return Check.items(self._class(origin), pair, True, text)
         if type(origin).__name__ == "TypeAliasType":

@@ -54,7 +54,7 @@ class GuardedValues:
     def __len__(self) -> int: ...
 
 # Name, check, and whether it may come by keyword; how many may come by position; *args, **kwargs; the result.
-Plan: TypeAlias = tuple[
+_Plan: TypeAlias = tuple[
     Sequence[tuple[str, Check | None, bool]], int, tuple[str, Check] | None, tuple[str, Check] | None, Check | None
 ]
 
@@ -95,7 +95,7 @@ class Check:
 @final
 class EnforcedFunction(Wrapper):
     def __new__(
-        cls, function: Callable[..., Any], plan: Plan | None, planner: Callable[[], Plan] | None, depth: str, /
+        cls, function: Callable[..., Any], plan: _Plan | None, planner: Callable[[], _Plan] | None, depth: str, /
     ) -> Self: ...
     def _enforce_result(self, value: _V, /) -> _V: ...
 

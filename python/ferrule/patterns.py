@@ -35,14 +35,12 @@ def _the_same_deeply(self: Any, memo: dict[int, Any]) -> Any:
 
 
 def _to_its_class(self: Any) -> tuple[Any, tuple[type]]:
-    cls: type = type(self)
-    return _the_one, (cls,)
+    return _the_one, (self.__class__,)
 
 
 def _the_one(cls: Any) -> Any:
     """Return a class's instance when a pickle asks for it; in a process that has none yet, it is made."""
-    shelved: _core.Shelved = vars(cls)["__singleton__"]
-    instance: Any = shelved.instance
+    instance: Any = cls.__dict__["__singleton__"].instance
     return cls() if instance is None else instance
 
 
@@ -352,8 +350,8 @@ class lazy_property(_core.LazyProperty[T_co], Generic[T_co]):  # noqa: N801 - it
     (42, 42)
 
     The value lies in the instance's `__dict__` under the property's name, so that the next look costs what any
-    attribute costs; where the class has `__slots__` and no `__dict__`, in the slot `_total` that it must have. Setting it
-    by hand replaces it, and `del` has it computed anew. If computing raises, nothing is kept.
+    attribute costs; where the class has `__slots__` and no `__dict__`, in the slot `_total` that it must
+    have. Setting it by hand replaces it, and `del` has it computed anew. If computing raises, nothing is kept.
 
     Args:
         function: Called with the instance. Also without decorating: `data = lazy_property(load)`.
@@ -379,7 +377,9 @@ class lazy_property(_core.LazyProperty[T_co], Generic[T_co]):  # noqa: N801 - it
 # -- keys in any spelling ---------------------------------------------------------------------------------------------
 
 
-class CaseInsensitiveDict(_core.CaseInsensitiveDict[V], MutableMapping[str, V]):  # pyright: ignore[reportIncompatibleMethodOverride]
+class CaseInsensitiveDict(  # pyright: ignore[reportIncompatibleMethodOverride]
+    _core.CaseInsensitiveDict[V], MutableMapping[str, V]
+):
     """A dictionary of strings whose keys are the same in upper and lower case.
 
     >>> from ferrule import CaseInsensitiveDict
@@ -426,9 +426,9 @@ class CaseInsensitiveDict(_core.CaseInsensitiveDict[V], MutableMapping[str, V]):
     __copy__ = copy
 
     def __eq__(self, other: object) -> bool:
+        others: Any = other
         if not isinstance(other, Mapping):
             return NotImplemented
-        others: Mapping[Any, Any] = other
         if len(self) != len(others):
             return False
         nothing = object()

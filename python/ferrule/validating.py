@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import keyword
 import math
-import operator
 import os
 import re
 import reprlib
@@ -40,6 +39,11 @@ if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
 
     Depth: TypeAlias = Literal["all", "sample", "shallow"]
+    Named: TypeAlias = tuple[str, _core.Check]
+    # Name, check, and whether it may come by keyword; how many may come by position; *args, **kwargs; the result.
+    Plan: TypeAlias = tuple[
+        list[tuple[str, _core.Check | None, bool]], int, Named | None, Named | None, _core.Check | None
+    ]
 else:
 
     def dataclass_transform(**_options: Any) -> Any:
@@ -170,15 +174,19 @@ def _field(
     )
 
 
+def _either(one: Any, other: Any) -> Any:
+    return one | other
+
+
 def _native_check(type_: Any) -> tuple[_core.Check | None, Callable[[type, str], _core.Check | None]]:
     """Return the check, where it can be made now, and what makes it later."""
     if type_ is _MISSING:
         return None, field_check
+    given: Any = type_
     if isinstance(type_, tuple):
-        if not type_:
+        if not given:
             raise TypeError("type must be a type, or a tuple of one or more, got ()")
-        several: tuple[Any, ...] = type_
-        type_ = functools.reduce(operator.or_, several)
+        type_ = functools.reduce(_either, given)
 
     def later(owner: type, name: str) -> _core.Check:
         del name
@@ -527,7 +535,7 @@ def _refuse_deleting(self: Any, name: str) -> None:
 
 
 def _hash(self: Any) -> int:
-    cls: ModelMeta = type(self)
+    cls: Any = self.__class__
     return hash((cls, *(value for _, value in cls.__model_fields__.items(self))))
 
 
@@ -610,22 +618,23 @@ class Model(metaclass=ModelMeta):
 
     def __setstate__(self, state: Any) -> None:
         # As the interpreter restores an object, but past a frozen model's `__setattr__`.
-        parts: tuple[dict[str, Any] | None, dict[str, Any] | None]
-        parts = state if isinstance(state, tuple) else (state, None)
-        in_dict, in_slots = parts
+        parts: Any = state
+        in_dict: Any = parts[0] if isinstance(state, tuple) else parts
+        in_slots: Any = parts[1] if isinstance(state, tuple) else None
         if in_dict:
             vars(self).update(in_dict)
-        for name, value in (in_slots or {}).items():
+        for name, value in cast("dict[str, Any]", in_slots or {}).items():
             object.__setattr__(self, name, value)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Model):
         return value.to_dict()
-    kind: type = type(value)
+    kind: Any = value.__class__
     container: Any = value
-    if kind is list or kind is tuple:
-        return kind(map(_plain, container))
+    if kind in {list, tuple}:
+        items: Any = map(_plain, container)
+        return cast("Any", kind(items))
     if kind is dict:
         return {key: _plain(item) for key, item in container.items()}
     return value
@@ -704,10 +713,10 @@ def create_model(
     if doc is not None:
         namespace["__doc__"] = doc
     for field, what in fields.items():
+        pair: Any = what
         if isinstance(what, FieldInfo):
             namespace[field] = what
         elif isinstance(what, tuple):
-            pair: tuple[Any, ...] = what
             if len(pair) != 2:  # noqa: PLR2004
                 raise TypeError(f"fields[{field!r}] must be a type, a type and a default, or a Field, got {pair!r}")
             namespace[field] = Field(type=pair[0], default=pair[1])
@@ -807,7 +816,7 @@ def _enforced(function: Any, depth: Depth) -> Any:
         raise TypeError(f"enforce_types takes a function, not {kind}: {function!r}{hint}")
     if not _Switch.on:
         return function
-    plan: _core.Plan | None
+    plan: Plan | None
     try:
         plan = _plan(function)
     except NameError:
@@ -821,7 +830,7 @@ def _enforced(function: Any, depth: Depth) -> Any:
     return enforced
 
 
-def _plan_of_local(function: Any) -> _core.Plan | None:
+def _plan_of_local(function: Any) -> Plan | None:
     """Make the plan of a function whose annotations mention names of those around it; `None` if it must wait."""
     if "<locals>" not in getattr(function, "__qualname__", ""):
         return None
@@ -836,12 +845,12 @@ def _plan_of_local(function: Any) -> _core.Plan | None:
         return None
 
 
-def _is_empty(plan: _core.Plan) -> bool:
+def _is_empty(plan: Plan) -> bool:
     parameters, _, rest, others, result = plan
     return rest is None and others is None and result is None and all(check is None for _, check, _ in parameters)
 
 
-def _plan(function: Any, *scopes: Mapping[str, Any]) -> _core.Plan:
+def _plan(function: Any, *scopes: Mapping[str, Any]) -> Plan:
     """Find out what is to be checked of a call."""
     import inspect
 
@@ -849,7 +858,7 @@ def _plan(function: Any, *scopes: Mapping[str, Any]) -> _core.Plan:
     while isinstance(unwrapped, functools.partial):
         unwrapped = inspect.unwrap(unwrapped.func)
     if not isinstance(unwrapped, FunctionType) and not hasattr(unwrapped, "__annotations__"):
-        cls: type = type(unwrapped)
+        cls: Any = unwrapped.__class__
         unwrapped = getattr(cls, "__call__", unwrapped)  # noqa: B004
     notes = annotations_of(getattr(unwrapped, "__func__", unwrapped))
     type_parameters = {parameter.__name__: parameter for parameter in getattr(unwrapped, "__type_params__", ())}
@@ -895,11 +904,11 @@ def _signature(function: Any) -> Signature:
 
 
 def _enforced_coroutine_function(
-    function: Any, plan: _core.Plan | None, planner: Callable[[], _core.Plan] | None, depth: Depth
+    function: Any, plan: Plan | None, planner: Callable[[], Plan] | None, depth: Depth
 ) -> Callable[..., Any]:
     # The call makes a coroutine, which is not the result.
     if plan is None:
-        made = cast("Callable[[], _core.Plan]", planner)
+        made = cast("Callable[[], Plan]", planner)
         called = _core.EnforcedFunction(function, None, lambda: (*made()[:4], None), depth)
     else:
         called = _core.EnforcedFunction(function, (*plan[:4], None), None, depth)
