@@ -5,6 +5,7 @@
 //! code: a run of items of one class, the next entry of a dictionary, a small integer.
 
 use std::ffi::c_int;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
@@ -14,7 +15,7 @@ use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 use pyo3::{PyClass, ffi};
 
-use super::{Failure, Outcome, panic_exception, raise};
+use super::{Failure, Outcome, Raised, panic_exception, raise};
 use crate::guarding;
 
 /// See the module of this name in [`super`].
@@ -125,13 +126,35 @@ unsafe extern "C" fn set_slot<T: Setting>(
 
 /// The dictionary of an instance, whatever its class makes of the name `__dict__`.
 #[inline]
-fn instance_dict<'py>(instance: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+fn instance_dict<'py>(instance: &Bound<'py, PyAny>) -> Result<Bound<'py, PyDict>, Raised<'py>> {
     // SAFETY: the instance is alive.
     let dict = unsafe { ffi::PyObject_GenericGetDict(instance.as_ptr(), ptr::null_mut()) };
-    // SAFETY: a new reference, or null with an exception set.
-    let dict = unsafe { Bound::from_owned_ptr_or_err(instance.py(), dict) }?;
+    if dict.is_null() {
+        return Err(Raised(PhantomData));
+    }
+    // SAFETY: a new reference.
+    let dict = unsafe { Bound::from_owned_ptr(instance.py(), dict) };
     // SAFETY: an instance's dictionary is one, or a subclass of it.
     Ok(unsafe { dict.cast_into_unchecked() })
+}
+
+/// The value of a key in a dictionary, if it has one.
+#[inline]
+fn get_item<'py>(dict: &Bound<'py, PyDict>, key: &Bound<'py, PyAny>) -> Result<Option<Bound<'py, PyAny>>, Raised<'py>> {
+    let mut value = ptr::null_mut();
+    // SAFETY: dictionary and key are alive, and there is a place for the value.
+    let status = unsafe { ffi::compat::PyDict_GetItemRef(dict.as_ptr(), key.as_ptr(), &raw mut value) };
+    if status < 0 {
+        return Err(Raised(PhantomData));
+    }
+    // SAFETY: a new reference, or null where there is none.
+    Ok(unsafe { Bound::from_owned_ptr_or_opt(dict.py(), value) })
+}
+
+/// What a status says: below 0, that an exception is set.
+#[inline]
+fn raised(_py: Python<'_>, status: c_int) -> Result<(), Raised<'_>> {
+    if status < 0 { Err(Raised(PhantomData)) } else { Ok(()) }
 }
 
 fn check(py: Python<'_>, status: c_int) -> PyResult<()> {
@@ -149,17 +172,18 @@ pub enum Home {
 impl Home {
     /// The value of `instance`, if it has one.
     #[inline]
-    pub fn get<'py>(&self, instance: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    pub fn get<'py>(&self, instance: &Bound<'py, PyAny>) -> Result<Option<Bound<'py, PyAny>>, Raised<'py>> {
         let py = instance.py();
         match self {
-            Self::Dict(name) => instance_dict(instance)?.get_item(name.bind(py)),
+            Self::Dict(name) => get_item(&instance_dict(instance)?, name.bind(py).as_any()),
             Self::Slot(member) => slot_get(member.bind(py), instance),
         }
     }
 
     /// Keeps `value` for `instance`.
-    #[inline]
-    pub fn set<'py>(&self, instance: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<()> {
+    #[expect(clippy::inline_always, reason = "the hot path of every attribute, measured")]
+    #[inline(always)]
+    pub fn set<'py>(&self, instance: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> Result<(), Raised<'py>> {
         let py = instance.py();
         match self {
             Self::Dict(name) => {
@@ -175,7 +199,7 @@ impl Home {
         &self,
         instance: &Bound<'py, PyAny>,
         value: Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    ) -> Result<Bound<'py, PyAny>, Raised<'py>> {
         // Between the look and the write no Python code runs, so that the interpreter lock makes them one step, and
         // where there is none the object's own does.
         with_critical_section(instance, || match self.get(instance)? {
@@ -185,12 +209,12 @@ impl Home {
     }
 
     /// Takes the value away; says whether there was one.
-    pub fn delete(&self, instance: &Bound<'_, PyAny>) -> PyResult<bool> {
+    pub fn delete<'py>(&self, instance: &Bound<'py, PyAny>) -> Result<bool, Raised<'py>> {
         let py = instance.py();
         match self {
             Self::Dict(name) => {
                 let dict = instance_dict(instance)?;
-                if !dict.contains(name.bind(py))? {
+                if get_item(&dict, name.bind(py).as_any())?.is_none() {
                     return Ok(false);
                 }
                 let delete: unsafe extern "C-unwind" fn(*mut ffi::PyObject, *mut ffi::PyObject) -> c_int =
@@ -199,7 +223,7 @@ impl Home {
                     // SAFETY: dictionary and name are alive.
                     unsafe { delete(dict.as_ptr(), name.as_ptr()) }
                 });
-                check(py, status).map(|()| true)
+                raised(py, status).map(|()| true)
             }
             Self::Slot(member) => {
                 if slot_get(member.bind(py), instance)?.is_none() {
@@ -220,7 +244,10 @@ impl Home {
     }
 }
 
-fn slot_get<'py>(member: &Bound<'py, PyAny>, instance: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+fn slot_get<'py>(
+    member: &Bound<'py, PyAny>,
+    instance: &Bound<'py, PyAny>,
+) -> Result<Option<Bound<'py, PyAny>>, Raised<'py>> {
     let py = instance.py();
     let class = instance.get_type_ptr();
     // SAFETY: an object's class is alive as long as the object is.
@@ -229,16 +256,32 @@ fn slot_get<'py>(member: &Bound<'py, PyAny>, instance: &Bound<'py, PyAny>) -> Py
     // SAFETY: the three are alive, and the slot is called as the interpreter calls it.
     let value = unsafe { get(member.as_ptr(), instance.as_ptr(), class.cast()) };
     // SAFETY: a new reference, or null with an exception set.
-    match unsafe { Bound::from_owned_ptr_or_err(py, value) } {
-        Ok(value) => Ok(Some(value)),
-        // Attached by PyO3's own count, so that the error is released here.
-        Err(error) => Python::attach(|_| {
-            if error.is_instance_of::<pyo3::exceptions::PyAttributeError>(py) { Ok(None) } else { Err(error) }
-        }),
+    match unsafe { Bound::from_owned_ptr_or_opt(py, value) } {
+        Some(value) => Ok(Some(value)),
+        None => empty(py),
     }
 }
 
-fn slot_set(member: &Bound<'_, PyAny>, instance: &Bound<'_, PyAny>, value: *mut ffi::PyObject) -> PyResult<()> {
+/// What it means that a slot gave no value: that it is empty, or something worse.
+#[cold]
+fn empty(py: Python<'_>) -> Result<Option<Bound<'_, PyAny>>, Raised<'_>> {
+    // Attached by PyO3's own count, so that the error is released here.
+    Python::attach(|_| {
+        let error = PyErr::fetch(py);
+        if error.is_instance_of::<pyo3::exceptions::PyAttributeError>(py) {
+            return Ok(None);
+        }
+        error.restore(py);
+        Err(Raised(PhantomData))
+    })
+}
+
+#[inline(never)]
+fn slot_set<'py>(
+    member: &Bound<'py, PyAny>,
+    instance: &Bound<'py, PyAny>,
+    value: *mut ffi::PyObject,
+) -> Result<(), Raised<'py>> {
     type Set = unsafe extern "C-unwind" fn(*mut ffi::PyObject, *mut ffi::PyObject, *mut ffi::PyObject) -> c_int;
     // SAFETY: an object's class is alive as long as the object is.
     let set = unsafe { (*member.get_type_ptr()).tp_descr_set };
@@ -249,19 +292,23 @@ fn slot_set(member: &Bound<'_, PyAny>, instance: &Bound<'_, PyAny>, value: *mut 
         // SAFETY: member and instance are alive; the value is, or is null, which deletes.
         unsafe { set(member.as_ptr(), instance.as_ptr(), value) }
     });
-    check(instance.py(), status)
+    raised(instance.py(), status)
 }
 
 /// `dict[key] = value`, in a daemon thread even while the interpreter goes.
 #[inline]
-pub fn set_item<'py>(dict: &Bound<'py, PyDict>, key: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<()> {
+fn set_item<'py>(
+    dict: &Bound<'py, PyDict>,
+    key: &Bound<'py, PyAny>,
+    value: &Bound<'py, PyAny>,
+) -> Result<(), Raised<'py>> {
     type Set = unsafe extern "C-unwind" fn(*mut ffi::PyObject, *mut ffi::PyObject, *mut ffi::PyObject) -> c_int;
     let set: Set = unwinding::PyDict_SetItem;
     let status = guarding::hanging(set, |set| {
         // SAFETY: dictionary, key and value are alive.
         unsafe { set(dict.as_ptr(), key.as_ptr(), value.as_ptr()) }
     });
-    check(dict.py(), status)
+    raised(dict.py(), status)
 }
 
 /// `isinstance(object, class)`, which may run Python code.

@@ -211,10 +211,10 @@ impl LazyProperty {
     fn compute<'py>(this: &Bound<'py, Self>, instance: &Bound<'py, PyAny>, home: &Home) -> PyResult<Bound<'py, PyAny>> {
         let py = this.py();
         let lazy = this.get();
-        let look = || home.get(instance);
+        let look = || home.get(instance).map_err(|raised| raised.fetch(py));
         let make = || {
             let value = guarding::call(lazy.function.bind(py), &[instance])?;
-            home.set_default(instance, value)
+            home.set_default(instance, value).map_err(|raised| raised.fetch(py))
         };
         let name = || {
             let name = lazy.place.get().map_or_else(String::new, |(name, _)| name.to_string());

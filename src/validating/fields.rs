@@ -453,10 +453,27 @@ pub fn home_of(owner: &Bound<'_, PyType>, name: &Bound<'_, PyString>) -> PyResul
 
 impl FieldInfo {
     #[inline]
-    fn place(&self, _py: Python<'_>) -> PyResult<&Place> {
-        self.place.get().ok_or_else(|| {
-            PyTypeError::new_err("this field has no name: put it in the body of a class, or call its __set_name__")
-        })
+    fn here<'py>(&self, _py: Python<'py>) -> Result<&Place, Failure<'py>> {
+        match self.place.get() {
+            Some(place) => Ok(place),
+            None => Err(nameless()),
+        }
+    }
+
+    /// As [`FieldInfo::here`], for all that isn't done at every turn.
+    fn place(&self, py: Python<'_>) -> PyResult<&Place> {
+        self.here(py).map_err(|failure| failure.fetch(py))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn delete<'py>(&self, instance: &Bound<'py, PyAny>) -> Result<(), Failure<'py>> {
+        let place = self.here(instance.py())?;
+        if place.home.delete(instance)? {
+            return Ok(());
+        }
+        let owner = name_of(instance)?;
+        Err(PyAttributeError::new_err(format!("{owner}.{} is not set", place.name)).into())
     }
 
     /// The check of the type, where there is one.
@@ -484,7 +501,8 @@ impl FieldInfo {
     /// Raises unless `whose`, an instance or the class itself, may keep the value.
     ///
     /// Nothing is dropped or swallowed on the way of a value that is let in.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the hot path of every attribute, measured")]
+    #[inline(always)]
     fn look<'py>(&self, whose: &Bound<'py, PyAny>, value: Borrowed<'_, 'py, PyAny>) -> Result<(), Failure<'py>> {
         let check = self.type_check(value.py())?;
         if let Some(check) = check
@@ -495,7 +513,7 @@ impl FieldInfo {
         if self.ruled { self.look_at_rules(whose, value, check.is_some()) } else { Ok(()) }
     }
 
-    #[inline]
+    #[inline(never)]
     fn look_at_rules<'py>(
         &self,
         whose: &Bound<'py, PyAny>,
@@ -579,8 +597,8 @@ impl FieldInfo {
 
     /// Keeps a value that has been looked at.
     #[inline]
-    fn keep<'py>(&self, instance: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<()> {
-        self.place(instance.py())?.home.set(instance, value)
+    fn keep<'py>(&self, instance: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> Result<(), Failure<'py>> {
+        Ok(self.here(instance.py())?.home.set(instance, value)?)
     }
 
     /// The default for an instance, made and looked at where it has to be.
@@ -610,6 +628,12 @@ impl FieldInfo {
     }
 }
 
+#[cold]
+#[inline(never)]
+fn nameless<'py>() -> Failure<'py> {
+    PyTypeError::new_err("this field has no name: put it in the body of a class, or call its __set_name__").into()
+}
+
 /// The name of a class, or of an instance's.
 fn name_of(whose: &Bound<'_, PyAny>) -> PyResult<String> {
     match whose.cast::<PyType>() {
@@ -623,7 +647,7 @@ impl Getting for FieldInfo {
     fn get<'py>(this: &Bound<'py, Self>, instance: &Bound<'py, PyAny>) -> Outcome<'py> {
         let py = this.py();
         let field = this.get();
-        if let Some(value) = field.place(py)?.home.get(instance)? {
+        if let Some(value) = field.here(py)?.home.get(instance)? {
             return Ok(value);
         }
         match &field.default {
@@ -641,16 +665,9 @@ impl Setting for FieldInfo {
         value: Option<&Bound<'py, PyAny>>,
     ) -> Result<(), Failure<'py>> {
         let field = this.get();
-        let Some(value) = value else {
-            let place = field.place(this.py())?;
-            if place.home.delete(instance)? {
-                return Ok(());
-            }
-            let owner = name_of(instance)?;
-            return Err(PyAttributeError::new_err(format!("{owner}.{} is not set", place.name)).into());
-        };
+        let Some(value) = value else { return field.delete(instance) };
         // First, so that a field without a name says so.
-        let place = field.place(this.py())?;
+        let place = field.here(this.py())?;
         field.look(instance, value.as_borrowed())?;
         Ok(place.home.set(instance, value)?)
     }
