@@ -316,10 +316,17 @@ class TestChecks:
         exec("type Nest = list[Nest]", names)
         check = check_of(names["Nest"])
         assert check.accepts([[], [[]]])
+        deep = functools.reduce(lambda inner, _: [inner], range(450), [])
+        assert check.accepts(deep)
+        assert check.explain(deep, "it") is None
         loop = []
         loop.append(loop)
-        with pytest.raises(RecursionError):
-            check.accepts(loop)
+        for _ in range(3):
+            with pytest.raises(RecursionError):
+                check.accepts(loop)
+            with pytest.raises(RecursionError):
+                check.explain(loop, "it")
+        assert check.accepts(deep)
 
     @pytest.mark.parametrize("thing", [1, "1 +", ..., [int]])
     def test_what_is_no_annotation(self, thing):

@@ -4,11 +4,13 @@
 //! interpreter hands over as it is. The rest of this file is what looks at built-in containers without running Python
 //! code: a run of items of one class, the next entry of a dictionary, a small integer.
 
+use std::cell::Cell;
 use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
+use pyo3::exceptions::PyRecursionError;
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
 use pyo3::sync::critical_section::with_critical_section;
@@ -392,14 +394,25 @@ pub fn next<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyA
     Ok(Some(unsafe { Bound::from_owned_ptr(py, item) }))
 }
 
+/// How many levels deep a value is looked at. Up to 3.13 the interpreter's own limit counts calls and doesn't know how much
+/// of the stack ours take.
+const DEEPEST: u32 = 500;
+
 /// Runs `body` one level deeper; a `RecursionError` where that is too deep.
 pub fn deeper<R>(py: Python<'_>, body: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+    thread_local!(static LEVEL: Cell<u32> = const { Cell::new(0) });
     struct Leave;
     impl Drop for Leave {
         fn drop(&mut self) {
+            LEVEL.with(|level| level.set(level.get() - 1));
             // SAFETY: made where a level was entered, on this thread.
             unsafe { ffi::Py_LeaveRecursiveCall() }
         }
+    }
+    if LEVEL.with(Cell::get) >= DEEPEST {
+        return Err(PyRecursionError::new_err(format!(
+            "a value is more than {DEEPEST} levels deep while it is checked"
+        )));
     }
     // SAFETY: the thread is attached, and the text ends with a null.
     let status = unsafe { ffi::Py_EnterRecursiveCall(c" while checking a value".as_ptr()) };
@@ -407,6 +420,7 @@ pub fn deeper<R>(py: Python<'_>, body: impl FnOnce() -> PyResult<R>) -> PyResult
     if status != 0 {
         return Err(PyErr::fetch(py));
     }
+    LEVEL.with(|level| level.set(level.get() + 1));
     let _leave = Leave;
     body()
 }
@@ -518,8 +532,11 @@ pub fn change_metaclass(class: &Bound<'_, PyType>, metaclass: &Bound<'_, PyType>
     let mutable = flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 && flags & ffi::Py_TPFLAGS_IMMUTABLETYPE == 0;
     // SAFETY: both are types, and alive.
     let derived = unsafe { ffi::PyType_IsSubtype(new, plain) } == 1;
-    // SAFETY: the type is alive, and is not changed while somebody is attached.
-    let layout = |class: *mut ffi::PyTypeObject| unsafe { ((*class).tp_basicsize, (*class).tp_itemsize) };
+    let layout = |class: *mut ffi::PyTypeObject| {
+        // SAFETY: the type is alive, and nobody changes its layout.
+        let class = unsafe { &*class };
+        (class.tp_basicsize, class.tp_itemsize)
+    };
     if class.get_type_ptr() != plain || !mutable || !derived || layout(new) != layout(plain) {
         return false;
     }

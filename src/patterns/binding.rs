@@ -312,13 +312,18 @@ impl State {
     /// Where the entry of this very object lies.
     #[inline]
     fn sight(&self, key: &Bound<'_, PyString>) -> Option<u32> {
-        let sight = self.known.get(Self::slot(key))?.as_ref()?;
-        (sight.key.is(key) && sight.epoch == self.map.epoch()).then_some(sight.place)
+        if self.known.is_empty() {
+            return None;
+        }
+        let slot = Self::slot(key);
+        let mut seen = self.known[slot].iter().chain(&self.known[slot ^ 1]);
+        seen.find(|sight| sight.key.is(key) && sight.epoch == self.map.epoch()).map(|sight| sight.place)
     }
 
+    /// A key has this place and the one beside it.
     fn slot(key: &Bound<'_, PyString>) -> usize {
-        let address = key.as_ptr().addr() >> 4;
-        (address ^ (address >> 5) ^ (address >> 10)) % KNOWN
+        // Knuth's multiplicative hash: addresses differ in their middle.
+        (key.as_ptr().addr() >> 4).wrapping_mul(0x9E37_79B9) >> 16 & (KNOWN - 1)
     }
 
     /// Notes where the entry of this key lies; gives out the key that was known in its place.
@@ -331,8 +336,12 @@ impl State {
         if self.known.is_empty() {
             self.known.resize_with(KNOWN, || None);
         }
-        let sight = Sight { key: key.clone().unbind(), epoch: self.map.epoch(), place };
-        self.known[Self::slot(key)].replace(sight).map(|sight| sight.key)
+        let epoch = self.map.epoch();
+        let slot = Self::slot(key);
+        // The same key again, a free place, or one that has lost its meaning; else whoever was there first.
+        let usable = |sight: &Option<Sight>| sight.as_ref().is_none_or(|it| it.epoch != epoch || it.key.is(key));
+        let slot = [slot, slot ^ 1].into_iter().find(|slot| usable(&self.known[*slot])).unwrap_or(slot);
+        self.known[slot].replace(Sight { key: key.clone().unbind(), epoch, place }).map(|sight| sight.key)
     }
 }
 
