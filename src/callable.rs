@@ -8,6 +8,8 @@
 //! that the interpreter jumps through. What a class adds is its [`Native::call`].
 #![expect(unsafe_code, reason = "the vectorcall protocol is raw C: type slots, borrowed argument vectors, trampolines")]
 
+pub mod describing;
+
 use std::any::Any;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -86,6 +88,17 @@ pub enum Failure<'py> {
     Raised(Raised<'py>),
     /// The exception is still to be set. Boxed, so that what a call gives back fits into registers.
     Error(Box<PyErr>),
+}
+
+impl Failure<'_> {
+    /// The exception, off the thread.
+    #[must_use]
+    pub fn fetch(self, py: Python<'_>) -> PyErr {
+        match self {
+            Self::Raised(raised) => raised.fetch(py),
+            Self::Error(error) => *error,
+        }
+    }
 }
 
 impl<'py> From<Raised<'py>> for Failure<'py> {
@@ -470,6 +483,12 @@ pub fn publish_all(py: Python<'_>) -> PyResult<()> {
     publish::<crate::retrying::binding::RetryingFunction>(py, offset);
     publish::<crate::retrying::binding::RetryingMethod>(py, offset);
     publish::<crate::retrying::breaking::BreakerFunction>(py, offset);
+    publish::<crate::validating::enforcing::EnforcedFunction>(py, offset);
+    publish::<crate::validating::fields::Initializer>(py, offset);
+    publish::<crate::patterns::binding::SingletonCall>(py, offset);
+    describing::publish_getting::<crate::validating::fields::FieldInfo>(py);
+    describing::publish_setting::<crate::validating::fields::FieldInfo>(py);
+    describing::publish_getting::<crate::patterns::binding::LazyProperty>(py);
     Ok(())
 }
 

@@ -58,7 +58,8 @@ impl Error {
 }
 
 /// The object as a message shows it. A `repr` that raises doesn't take the place of the error that is being told.
-fn short_repr(object: &Bound<'_, PyAny>) -> String {
+#[must_use]
+pub fn short_repr(object: &Bound<'_, PyAny>) -> String {
     let text = object.repr().map_or_else(|_| "an object without a repr".to_owned(), |text| text.to_string());
     if text.chars().count() <= 80 { text } else { text.chars().take(77).chain("...".chars()).collect() }
 }

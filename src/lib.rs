@@ -10,10 +10,13 @@ pub mod clock;
 #[cfg(feature = "python")]
 pub mod errors;
 #[cfg(feature = "python")]
+pub mod flights;
+#[cfg(feature = "python")]
 pub mod guarding;
 #[cfg(feature = "python")]
 pub mod lifecycle;
 pub mod limiting;
+pub mod patterns;
 pub mod pooling;
 #[cfg(feature = "python")]
 pub mod probing;
@@ -21,6 +24,7 @@ pub mod retrying;
 pub mod timing;
 #[cfg(feature = "python")]
 pub mod upkeep;
+pub mod validating;
 #[cfg(feature = "python")]
 pub mod waiting;
 
@@ -38,6 +42,10 @@ mod _core {
     #[pymodule_export]
     use crate::limiting::binding::{Bucket, LimitedFunction, Limiter, Standing};
     #[pymodule_export]
+    use crate::patterns::binding::{
+        CaseInsensitiveDict, LazyProperty, Shelved, SingletonCall, Spellings, set_metaclass,
+    };
+    #[pymodule_export]
     use crate::pooling::binding::{Approach, Lease, Pool};
     #[pymodule_export]
     use crate::probing::{GuardedValues, Panicking, Passthrough};
@@ -51,6 +59,12 @@ mod _core {
     use crate::timing::binding::{CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer};
     #[pymodule_export]
     use crate::upkeep::stop_upkeep;
+    #[pymodule_export]
+    use crate::validating::checks::Check;
+    #[pymodule_export]
+    use crate::validating::enforcing::EnforcedFunction;
+    #[pymodule_export]
+    use crate::validating::fields::{FieldInfo, Fields, Initializer};
     #[pymodule_export]
     use crate::waiting::Ready;
     #[pymodule_export]

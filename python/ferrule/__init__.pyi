@@ -1,12 +1,16 @@
 from ferrule import caching as caching
 from ferrule import limiting as limiting
+from ferrule import patterns as patterns
 from ferrule import pooling as pooling
 from ferrule import retrying as retrying
 from ferrule import testing as testing
 from ferrule import timing as timing
+from ferrule import validating as validating
 from ferrule._errors import AcquireTimeout as AcquireTimeout
 from ferrule._errors import CircuitOpen as CircuitOpen
 from ferrule._errors import FerruleError as FerruleError
+from ferrule._errors import FieldTypeError as FieldTypeError
+from ferrule._errors import FieldValueError as FieldValueError
 from ferrule._errors import MissingExtra as MissingExtra
 from ferrule._errors import RateLimited as RateLimited
 from ferrule.caching import Cache as Cache
@@ -20,6 +24,12 @@ from ferrule.limiting import LimiterStats as LimiterStats
 from ferrule.limiting import RateLimiter as RateLimiter
 from ferrule.limiting import gather_bounded as gather_bounded
 from ferrule.limiting import rate_limited as rate_limited
+from ferrule.patterns import CaseInsensitiveDict as CaseInsensitiveDict
+from ferrule.patterns import Plugin as Plugin
+from ferrule.patterns import Registry as Registry
+from ferrule.patterns import Singleton as Singleton
+from ferrule.patterns import lazy_property as lazy_property
+from ferrule.patterns import singleton as singleton
 from ferrule.pooling import PoolClosed as PoolClosed
 from ferrule.pooling import PoolExhausted as PoolExhausted
 from ferrule.pooling import PoolLeakWarning as PoolLeakWarning
@@ -40,6 +50,14 @@ from ferrule.timing import Timer as Timer
 from ferrule.timing import TimingStats as TimingStats
 from ferrule.timing import count_calls as count_calls
 from ferrule.timing import timed as timed
+from ferrule.validating import Email as Email
+from ferrule.validating import Field as Field
+from ferrule.validating import Model as Model
+from ferrule.validating import OneOf as OneOf
+from ferrule.validating import Pattern as Pattern
+from ferrule.validating import Range as Range
+from ferrule.validating import create_model as create_model
+from ferrule.validating import enforce_types as enforce_types
 
 __version__: str
 __all__ = [
@@ -48,25 +66,37 @@ __all__ = [
     "Cache",
     "CacheInfo",
     "CacheStats",
+    "CaseInsensitiveDict",
     "CircuitBreaker",
     "CircuitOpen",
     "Decision",
+    "Email",
     "FerruleError",
+    "Field",
+    "FieldTypeError",
+    "FieldValueError",
     "LimiterStats",
     "MemoryStats",
     "MissingExtra",
+    "Model",
+    "OneOf",
+    "Pattern",
     "PerformanceMonitor",
+    "Plugin",
     "PoolClosed",
     "PoolExhausted",
     "PoolLeakWarning",
     "PoolStats",
     "PoolTimeout",
+    "Range",
     "RateLimited",
     "RateLimiter",
+    "Registry",
     "ResourcePool",
     "Retry",
     "RetryBudget",
     "RetryStats",
+    "Singleton",
     "Timer",
     "TimingStats",
     "Transaction",
@@ -75,15 +105,21 @@ __all__ = [
     "cached",
     "caching",
     "count_calls",
+    "create_model",
+    "enforce_types",
     "gather_bounded",
+    "lazy_property",
     "limiting",
     "lru_cache",
+    "patterns",
     "pooling",
     "rate_limited",
     "retry",
     "retrying",
+    "singleton",
     "testing",
     "timed",
     "timing",
     "transaction",
+    "validating",
 ]

@@ -67,3 +67,38 @@ class RateLimited(_RetryAfter):
 
 class AcquireTimeout(FerruleError, TimeoutError):  # noqa: N818 - it says what is wrong without the word
     """What was waited for didn't come in time."""
+
+
+class FieldError(FerruleError):
+    """A field refuses a value. `owner`, `field`, `value` and `rule` say which, what, and why.
+
+    Args:
+        text: The whole sentence.
+        owner: The class's name.
+        field: The field's name.
+        value: What was refused.
+        rule: What it must be.
+    """
+
+    def __init__(self, text: str, owner: str = "", field: str = "", value: object = None, rule: str = "") -> None:
+        super().__init__(text)
+        self.owner = owner
+        self.field = field
+        self.value = value
+        self.rule = rule
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (str(self), self.owner, self.field, self.value, self.rule))
+
+
+class FieldTypeError(FieldError, TypeError):
+    """A field refuses a value for its type."""
+
+
+class FieldValueError(FieldError, ValueError):
+    """A field refuses a value of the right type."""
+
+
+def field_error(of_type: bool, text: str, owner: str, field: str, value: object, rule: str) -> FieldError:  # noqa: FBT001, PLR0917 - called from Rust
+    """Make the exception."""
+    return (FieldTypeError if of_type else FieldValueError)(text, owner, field, value, rule)

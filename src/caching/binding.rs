@@ -8,7 +8,6 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyDict, PyGenericAlias, PyTuple, PyType, PyWeakrefMethods, PyWeakrefReference};
 
-use super::flights::{Landing, Who, forget_home, forget_wait, note_home, note_wait};
 use super::keys::{Key, Probe, hash_of_one, hash_of_positional, is_one, is_positional, key_of_positional};
 use super::plan::{Company, Plan, Signature};
 use super::shelf::Policy;
@@ -16,6 +15,7 @@ use super::store::{Cause, Entered, Followed, Found, Lead, Settings, Store, Ttl};
 use crate::callable::{Call, Failure, Native, Outcome, Packed, Wrapper};
 use crate::clock::binding::nanoseconds;
 use crate::errors::Error;
+use crate::flights::{Landing, Who, forget_home, forget_wait, note_home, note_wait};
 use crate::guarding::{self, Guarded};
 use crate::waiting::Ticket;
 

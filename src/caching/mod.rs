@@ -3,8 +3,6 @@
 #[cfg(feature = "python")]
 pub mod binding;
 #[cfg(feature = "python")]
-pub mod flights;
-#[cfg(feature = "python")]
 pub mod keys;
 #[cfg(feature = "python")]
 pub mod plan;

@@ -8,11 +8,11 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 
-use super::flights::{Flight, Landing, Who, forget_wait, leading_here, next_flight, note_leader, note_wait};
 use super::keys::{Answer, Key, Probe};
 use super::shelf::{NEVER, Shelf};
 use crate::clock;
 use crate::errors::Error;
+use crate::flights::{Flight, Landing, Who, forget_wait, leading_here, next_flight, note_leader, note_wait};
 use crate::guarding::{self, CatchUp, Shared, Tally, assert_nothing_is_open};
 use crate::lifecycle;
 use crate::waiting::{Settled, Ticket, Woken};

@@ -19,6 +19,8 @@ ROOMS: Final[Mapping[str, str]] = MappingProxyType(
         "retrying": "ferrule._compare.retrying",
         "limiting": "ferrule._compare.limiting",
         "pooling": "ferrule._compare.pooling",
+        "validating": "ferrule._compare.validating",
+        "patterns": "ferrule._compare.patterns",
     },
 )
 """Room to the module whose `room()` describes it, in the order of reports."""

@@ -66,7 +66,7 @@ pub enum Landing {
 
 /// A computation that is under way and that somebody waits for.
 pub struct Flight {
-    /// Its number, in all caches.
+    /// Its number, in all rooms.
     pub id: u64,
     /// Who waits, in order of arrival.
     pub followers: Vec<Arc<Ticket<Landing>>>,
