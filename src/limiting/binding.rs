@@ -8,7 +8,6 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyBool, PyDict, PyInt, PyWeakrefMethods, PyWeakrefReference};
 
 use super::gcra::{Answer, PARTS, Rate};
@@ -257,12 +256,14 @@ impl Limiter {
 
     /// Takes a bucket out of the table, if it is still there.
     fn take_away(&self, py: Python<'_>, bucket: &Bound<'_, Bucket>) -> PyResult<()> {
-        let buckets = self.buckets.bind(py);
+        let buckets = self.buckets.bind(py).as_any();
         let key = bucket.get().key.bind(py);
-        with_critical_section(buckets, || match buckets.get_item(key)? {
-            Some(there) if there.is(bucket) => buckets.del_item(key),
-            _ => Ok(()),
-        })
+        let gone = call_method(buckets, interned!(py, "pop"), &[key, py.None().bind(py)])?;
+        // Whoever found it forgotten may have put another in its place meanwhile: that one stays.
+        if !gone.is_none() && !gone.is(bucket) {
+            call_method(buckets, interned!(py, "setdefault"), &[key, &gone])?;
+        }
+        Ok(())
     }
 
     /// Forgets a few that are full again, and, where the table is too large, the one that is nearest to it.

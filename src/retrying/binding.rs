@@ -80,7 +80,7 @@ impl Plan {
         static SECONDS_OF: Made<Py<PyAny>> = Made::new();
         let number = number.into_pyobject(py)?.into_any();
         let said = guarding::call(ask.bind(py), &[&number, error])?;
-        let seconds = SECONDS_OF.import(py, "ferrule.retrying", "_seconds_said")?;
+        let seconds = SECONDS_OF.import(py, "ferrule.retrying", "seconds_said")?;
         let seconds: f64 = guarding::call(seconds, &[&said])?.extract()?;
         Ok(seconds.min(self.schedule.max_delay))
     }
@@ -394,7 +394,7 @@ impl<'py> Rules<'_, 'py> {
     fn announce(&self, py: Python<'py>, progress: &Progress, end: End<'_, 'py>, delay: f64) -> PyResult<()> {
         static LISTENS: Made<Py<PyAny>> = Made::new();
         static LOG: Made<Py<PyAny>> = Made::new();
-        let listens = guarding::call(LISTENS.import(py, "ferrule.retrying", "_somebody_listens")?, &[])?.is_truthy()?;
+        let listens = guarding::call(LISTENS.import(py, "ferrule.retrying", "somebody_listens")?, &[])?.is_truthy()?;
         if !listens && self.plan.on_retry.is_none() {
             return Ok(());
         }
@@ -404,7 +404,7 @@ impl<'py> Rules<'_, 'py> {
                 u64::MAX => py.None().into_bound(py),
                 most => most.into_pyobject(py)?.into_any(),
             };
-            let log = LOG.import(py, "ferrule.retrying", "_log_retry")?;
+            let log = LOG.import(py, "ferrule.retrying", "log_retry")?;
             let logged = guarding::call(log, &[&attempt, &most]).map(drop);
             quietly(py, end, log, logged)?;
         }
@@ -459,7 +459,7 @@ impl<'py> Rules<'_, 'py> {
             };
             let function = self.function.map_or_else(|| py.None().into_bound(py), Bound::clone);
             let facts = (function, progress.number, seconds(progress.elapsed()), why).into_pyobject(py)?;
-            let annotate = ANNOTATE.import(py, "ferrule.retrying", "_annotate")?;
+            let annotate = ANNOTATE.import(py, "ferrule.retrying", "annotate")?;
             let value = raised_value(py, error)?;
             let noted = guarding::call(annotate, &[&value, &facts.into_any()]).map(drop);
             self.counted(py, quietly(py, end, annotate, noted))?;
@@ -482,7 +482,7 @@ impl<'py> Rules<'_, 'py> {
     /// Skips the wait, where it is nothing or a test skips it; whether it did.
     fn skip(&self, py: Python<'py>, progress: &mut Progress, delay: f64) -> PyResult<bool> {
         static SKIPPED: Made<Py<PyAny>> = Made::new();
-        let skipped = SKIPPED.import(py, "ferrule.retrying", "_SKIPPED")?;
+        let skipped = SKIPPED.import(py, "ferrule.retrying", "SKIPPED")?;
         let skipped = guarding::call_method(skipped, interned!(py, "get"), &[])?;
         if !skipped.is_none() {
             guarding::call_method(&skipped, interned!(py, "append"), &[&delay.into_pyobject(py)?.into_any()])?;
@@ -506,7 +506,7 @@ impl<'py> Rules<'_, 'py> {
         let begun = precise();
         let paused = match &self.plan.stop_event {
             Some(event) => {
-                let watch = WATCH.import(py, "ferrule.retrying", "_watch")?;
+                let watch = WATCH.import(py, "ferrule.retrying", "watch")?;
                 guarding::call(watch, &[event.bind(py), &delay.into_pyobject(py)?.into_any()]).map(drop)
             }
             None => sleep(py, begun.saturating_add(length(delay))),
@@ -673,7 +673,7 @@ impl RetryingFunction {
     /// What has become of the calls; see `ferrule.retrying.RetryStats`.
     fn retry_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         static STATS_OF: Made<Py<PyAny>> = Made::new();
-        STATS_OF.import(py, "ferrule.retrying", "_stats_of")?.call1((&self.tally,))
+        STATS_OF.import(py, "ferrule.retrying", "stats_of")?.call1((&self.tally,))
     }
 
     /// The function with another policy, or with one that differs in the parameters named.
@@ -687,7 +687,7 @@ impl RetryingFunction {
         let py = this.py();
         let me = this.get();
         let function = this.as_super().get().function(py);
-        let with_policy = WITH_POLICY.import(py, "ferrule.retrying", "_with_policy")?;
+        let with_policy = WITH_POLICY.import(py, "ferrule.retrying", "with_policy")?;
         with_policy.call1((function, &me.policy, &me.tally, policy, changes))
     }
 
