@@ -120,7 +120,9 @@ def _shown(value: object) -> str:
 
 
 def _exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:
-    types: Any = value if isinstance(value, tuple) else (value,)
+    types = cast("tuple[Any, ...]", (value,))
+    if isinstance(value, tuple):
+        types = cast("tuple[Any, ...]", value)
     for each in types:
         if not (isinstance(each, type) and issubclass(each, BaseException)):
             hint = "" if isinstance(each, type) or not callable(each) else "; a predicate goes to retry_if"
