@@ -120,9 +120,9 @@ def _shown(value: object) -> str:
 
 
 def _exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:
-    types = cast("tuple[Any, ...]", (value,))
+    types: tuple[Any, ...] = (value,)
     if isinstance(value, tuple):
-        types = cast("tuple[Any, ...]", value)
+        types = cast("tuple[Any, ...]", value)  # type: ignore[redundant-cast] # not to pyright
     for each in types:
         if not (isinstance(each, type) and issubclass(each, BaseException)):
             hint = "" if isinstance(each, type) or not callable(each) else "; a predicate goes to retry_if"
