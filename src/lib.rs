@@ -43,9 +43,7 @@ mod _core {
     #[pymodule_export]
     use crate::retrying::breaking::{BreakerFunction, CallPermit, Circuit};
     #[pymodule_export]
-    use crate::timing::binding::{
-        CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
-    };
+    use crate::timing::binding::{CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer};
     #[pymodule_export]
     use crate::waiting::Ready;
     #[pymodule_export]
