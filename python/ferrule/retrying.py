@@ -261,12 +261,15 @@ def somebody_listens() -> bool:
     """Tell whether a warning would reach a handler: one that takes it, not one that is there to take nothing."""
     # Who has not imported logging hears nothing, and importing it takes longer than all of ferrule.
     logging = sys.modules.get("logging")
-    if logging is None or not _logger().isEnabledFor(logging.WARNING):
+    if logging is None:
         return False
     logger: Logger | None = _logger()
+    if not logger.isEnabledFor(logging.WARNING):
+        return False
     while logger is not None:
-        if any(type(handler) is not logging.NullHandler for handler in logger.handlers):
-            return True
+        for handler in logger.handlers:
+            if type(handler) is not logging.NullHandler:
+                return True
         logger = logger.parent if logger.propagate else None
     return False
 
