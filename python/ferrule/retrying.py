@@ -263,9 +263,10 @@ def somebody_listens() -> bool:
     logging = sys.modules.get("logging")
     if logging is None:
         return False
-    logger: Logger | None = _logger()
-    if not logger.isEnabledFor(logging.WARNING):
+    ours = _logger()
+    if not ours.isEnabledFor(logging.WARNING):
         return False
+    logger: Logger | None = ours
     while logger is not None:
         for handler in logger.handlers:
             if type(handler) is not logging.NullHandler:
