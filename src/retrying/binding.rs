@@ -36,7 +36,7 @@ fn chance() -> f64 {
                 Chance::new(seed.finish())
             }
         };
-        let number = stream.next();
+        let number = stream.draw();
         cell.set(Some((generation, stream)));
         number
     })
@@ -102,6 +102,12 @@ impl Plan {
             }
             _ => Ok(named),
         }
+    }
+
+    /// Whether a value asks for another attempt.
+    fn asks_again(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let Some(asks) = &self.retry_result else { return Ok(false) };
+        guarding::call(asks.bind(value.py()), &[value])?.is_truthy()
     }
 
     fn is_stopped(&self, py: Python<'_>) -> PyResult<bool> {
@@ -410,20 +416,7 @@ impl<'py> Rules<'_, 'py> {
             let logged = guarding::call(log, &[&attempt, &most]).map(drop);
             quietly(py, end, log, logged)?;
         }
-        self.tell(py, self.plan.on_retry.as_ref(), &attempt, end)
-    }
-
-    /// Calls a hook. One that fails spoils neither the call's result nor its exception.
-    fn tell(
-        &self,
-        py: Python<'py>,
-        hook: Option<&Py<PyAny>>,
-        attempt: &Bound<'py, PyAny>,
-        end: End<'_, 'py>,
-    ) -> PyResult<()> {
-        let Some(hook) = hook else { return Ok(()) };
-        let hook = hook.bind(py);
-        quietly(py, end, hook, guarding::call(hook, &[attempt]).map(drop))
+        tell(py, self.plan.on_retry.as_ref(), &attempt, end)
     }
 
     fn attempt(
@@ -468,7 +461,7 @@ impl<'py> Rules<'_, 'py> {
         }
         if self.plan.on_give_up.is_some() {
             let attempt = self.attempt(py, progress, end, None)?;
-            self.counted(py, self.tell(py, self.plan.on_give_up.as_ref(), &attempt, end))?;
+            self.counted(py, tell(py, self.plan.on_give_up.as_ref(), &attempt, end))?;
         }
         Ok(None)
     }
@@ -500,7 +493,7 @@ impl<'py> Rules<'_, 'py> {
         if self.skip(py, progress, delay)? {
             // What is retried need not be Python code, which would look after signals and the other threads.
             py.check_signals()?;
-            if progress.number % 64 == 0 {
+            if progress.number.is_multiple_of(64) {
                 lifecycle::detached(py, std::thread::yield_now);
             }
             return Ok(());
@@ -552,6 +545,13 @@ fn chained<T>(py: Python<'_>, end: End<'_, '_>, outcome: PyResult<T>) -> PyResul
     })
 }
 
+/// Calls a hook. One that fails spoils neither the call's result nor its exception.
+fn tell(py: Python<'_>, hook: Option<&Py<PyAny>>, attempt: &Bound<'_, PyAny>, end: End<'_, '_>) -> PyResult<()> {
+    let Some(hook) = hook else { return Ok(()) };
+    let hook = hook.bind(py);
+    quietly(py, end, hook, guarding::call(hook, &[attempt]).map(drop))
+}
+
 /// A listener's failure goes to `sys.unraisablehook`; only what ends a program or a task comes out.
 fn quietly(py: Python<'_>, end: End<'_, '_>, listener: &Bound<'_, PyAny>, told: PyResult<()>) -> PyResult<()> {
     match told {
@@ -591,17 +591,11 @@ impl RetryingFunction {
         let rules = Rules { plan, tally, function: Some(function) };
         let mut progress = Progress::since(begun);
         loop {
-            match &attempt {
-                Ok(value) => {
-                    let again = match &plan.retry_result {
-                        Some(again) => guarding::call(again.bind(py), &[value]).and_then(|again| again.is_truthy()),
-                        None => Ok(false),
-                    };
-                    if !rules.refused(py, &mut progress, again)? {
-                        return attempt;
-                    }
+            if let Ok(value) = &attempt {
+                let again = plan.asks_again(value);
+                if !rules.refused(py, &mut progress, again)? {
+                    return attempt;
                 }
-                Err(_) => {}
             }
             let end = match &attempt {
                 Ok(value) => End::Value(value),
@@ -741,9 +735,8 @@ impl RetryingMethod {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = this.py();
         let function = this.as_super().get().function(py);
-        let changed = function.cast::<RetryingFunction>()?;
-        let changed = RetryingFunction::with_policy(changed, policy, changes)?;
-        RetryingFunction::__get__(changed.cast()?, Some(this.get().instance.bind(py)), None)
+        let other = RetryingFunction::with_policy(function.cast()?, policy, changes)?;
+        RetryingFunction::__get__(other.cast()?, Some(this.get().instance.bind(py)), None)
     }
 
     fn __eq__(this: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> bool {
@@ -860,10 +853,7 @@ impl RetryCourse {
     #[pyo3(signature = (value, /))]
     fn returned<'py>(&self, py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<Option<f64>> {
         self.with(py, |rules, progress| {
-            let again = match &rules.plan.retry_result {
-                Some(again) => guarding::call(again.bind(py), &[value]).and_then(|again| again.is_truthy()),
-                None => Ok(false),
-            };
+            let again = rules.plan.asks_again(value);
             if rules.refused(py, progress, again)? { rules.judge(py, progress, End::Value(value)) } else { Ok(None) }
         })
     }
