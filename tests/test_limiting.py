@@ -24,6 +24,7 @@ from ferrule import (
     Decision,
     FerruleError,
     LimiterStats,
+    PerformanceMonitor,
     RateLimited,
     RateLimiter,
     _core,
@@ -282,6 +283,7 @@ def test_a_table_of_one_works():
 
 
 @pytest.mark.slow
+@pytest.mark.thread_unsafe(reason="takes long enough in one thread")
 def test_a_million_keys():
     limit = RateLimiter(NEVER, burst=2)
     assert all(map(limit.try_acquire, range(1_000_000)))
@@ -1012,7 +1014,7 @@ def test_what_makes_no_limit_is_an_error():
 
 
 def test_limits_stack_with_other_decorators():
-    @timed
+    @timed(monitor=PerformanceMonitor())
     @retry(on=RateLimited, delay=lambda attempt, error: error.retry_after)
     @rate_limited(100, wait=False)
     def fetch():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import AsyncIterable, Collection
+from collections.abc import AsyncIterable, AsyncIterator, Collection
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast, overload
 
 from ferrule import _core
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from asyncio import Task
     from collections.abc import (
         AsyncGenerator,
-        AsyncIterator,
         Awaitable,
         Callable,
         Generator,
@@ -491,11 +490,10 @@ class _Gathering:
         self._error: BaseException | None = None
 
     async def run(self, drawn: AsyncIterator[Awaitable[Any]] | Iterator[Awaitable[Any]]) -> list[Any]:
-        asynchronous = isinstance(drawn, AsyncIterable)
         while True:
             await self._until(self._limit - 1)
             try:
-                awaitable = await anext(drawn) if asynchronous else next(cast("Iterator[Awaitable[Any]]", drawn))
+                awaitable = await anext(drawn) if isinstance(drawn, AsyncIterator) else next(drawn)
             except (StopIteration, StopAsyncIteration):
                 break
             self._start(awaitable)
@@ -520,7 +518,7 @@ class _Gathering:
 
         place = len(self._results)
         self._results.append(None)
-        task = cast("Task[Any]", ensure_future(awaitable))
+        task: Task[Any] = ensure_future(awaitable)
         self._running[task] = place
         task.add_done_callback(self._ended)
 
