@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Self
 
-    from ferrule._compare.harness import Factory
+    from ferrule._compare.harness import Factory, Run
 
 SQLALCHEMY = "SQLAlchemy QueuePool"
 
@@ -115,7 +115,7 @@ def dbutils(size: int) -> Callable[[], Any]:
     return connection
 
 
-def by_connecting(connect: Callable[[], Any]) -> Callable[[int], None]:
+def by_connecting(connect: Callable[[], Any]) -> Run:
     def run(n: int) -> None:
         for _ in itertools.repeat(None, n):
             connect().close()
@@ -209,7 +209,9 @@ def redis(size: int) -> Any:
     module = require("redis")
     connections = require("redis.connection", "redis")
 
-    class Connected(connections.Connection):  # type: ignore[misc]
+    base = connections.Connection
+
+    class Connected(base):  # type: ignore[misc, valid-type]
         """Is a connection without a server."""
 
         def connect(self) -> None:
@@ -226,7 +228,7 @@ def redis(size: int) -> Any:
     return module.BlockingConnectionPool(connection_class=Connected, max_connections=size, timeout=60)
 
 
-def by_connection(size: int) -> Callable[[int], None]:
+def by_connection(size: int) -> Run:
     pool = redis(size)
     return borrowing(pool.get_connection, pool.release)
 

@@ -135,7 +135,9 @@ class RetryBudget(_core.RetryBudget):
 
     def __new__(cls, *, ratio: float = 0.1, min_per_second: float = 10.0) -> Self:
         """Make a budget."""
-        return super().__new__(cls, ratio=_number("ratio", ratio), min_per_second=_number("min_per_second", min_per_second))
+        return super().__new__(
+            cls, ratio=_number("ratio", ratio), min_per_second=_number("min_per_second", min_per_second)
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(ratio={self.ratio!r}, min_per_second={self.min_per_second!r})"

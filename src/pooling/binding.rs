@@ -707,7 +707,7 @@ impl Pool {
         let made = guarding::call(create.bind(py), &[]).and_then(|resource| {
             if resource.get_type().hasattr(interned!(py, "__await__"))? {
                 let args = PyTuple::new(py, [&resource])?;
-                return Err(PyErr::from_value(ask(py, "_awaitable", &args)?));
+                return Err(PyErr::from_value(ask(py, "awaitable_error", &args)?));
             }
             Ok(resource)
         });
@@ -814,7 +814,7 @@ impl Pool {
         });
         let Some((recovered, closed)) = filled else {
             let args = PyTuple::new(py, [&shown])?;
-            let error = PyErr::from_value(ask(py, "_made_twice", &args)?);
+            let error = PyErr::from_value(ask(py, "made_twice_error", &args)?);
             return Err(Self::failed(this, slot, error));
         };
         if closed {
@@ -1095,7 +1095,7 @@ impl Pool {
         }
         if known == Known::Stranger {
             let args = PyTuple::new(py, [pool.plan.name.bind(py), resource])?;
-            return Err(PyErr::from_value(ask(py, "_stranger", &args)?));
+            return Err(PyErr::from_value(ask(py, "stranger_error", &args)?));
         }
         Err(Self::released_twice(this, resource))
     }
@@ -1103,7 +1103,7 @@ impl Pool {
     #[cold]
     fn released_twice(this: &Bound<'_, Self>, resource: &Bound<'_, PyAny>) -> PyErr {
         let name = this.get().plan.name.clone_ref(this.py());
-        exception(this.py(), "_released_twice", (name, resource.clone().unbind()))
+        exception(this.py(), "released_twice_error", (name, resource.clone().unbind()))
     }
 
     // -- upkeep ------------------------------------------------------------------------------------------------------
@@ -1199,7 +1199,7 @@ impl Pool {
         for leak in leaks {
             let warned = leak.into_tuple(py).and_then(|told| {
                 let name = plan.name.bind(py).clone();
-                ask(py, "_warn_of_leak", &PyTuple::new(py, [name, told.into_any()])?).map(|_| ())
+                ask(py, "warn_of_leak", &PyTuple::new(py, [name, told.into_any()])?).map(|_| ())
             });
             outcome = first_of(outcome, warned);
         }
@@ -1272,15 +1272,15 @@ impl Pool {
         let value = error.into_value(py).into_bound(py).into_any();
         let what = PyString::new(py, what).into_any();
         let args = PyTuple::new(py, [this.get().plan.name.bind(py).clone(), what, value])?;
-        ask(py, "_log", &args).map(|_| ())
+        ask(py, "log_failure", &args).map(|_| ())
     }
 
     fn is_closed(this: &Bound<'_, Self>) -> PyErr {
-        exception(this.py(), "_closed", (this.get().plan.name.clone_ref(this.py()),))
+        exception(this.py(), "closed_error", (this.get().plan.name.clone_ref(this.py()),))
     }
 
     fn exhausted(this: &Bound<'_, Self>, waiting: Option<usize>) -> PyErr {
-        exception(this.py(), "_exhausted", (this.get().plan.name.clone_ref(this.py()), waiting))
+        exception(this.py(), "exhausted_error", (this.get().plan.name.clone_ref(this.py()), waiting))
     }
 
     /// A wait of so many nanoseconds was in vain: says who has what.
@@ -1300,7 +1300,7 @@ impl Pool {
         match holders.and_then(|holders| PyList::new(py, holders)) {
             Ok(holders) => {
                 let name = pool.plan.name.clone_ref(py);
-                exception(py, "_timed_out", (name, seconds, holders, size, waiting, failures, error, closed))
+                exception(py, "timeout_error", (name, seconds, holders, size, waiting, failures, error, closed))
             }
             Err(error) => error,
         }
@@ -1541,8 +1541,7 @@ impl Pool {
         let frame = calling_frame(py);
         let lease = Bound::new(py, Lease::new(this, Limit::Own))?;
         let approach = Bound::new(py, Approach::new(this, Limit::Own, this.get().stack(py, 0)))?;
-        let args = (this, lease, approach, frame).into_pyobject(py)?;
-        ask(py, "_enter_short", &args)
+        this.call_method1(interned!(py, "_enter_short"), (lease, approach, frame))
     }
 
     #[pyo3(signature = (error_type, error, traceback, /))]
@@ -1985,8 +1984,7 @@ impl Lease {
         let plan = &pool.get().plan;
         let kept = !failed || plan.fixed || plan.reset.is_some();
         let loan = lease.end()?;
-        let args = (pool, loan, kept, failed).into_pyobject(py)?;
-        ask(py, "_leave", &args)
+        pool.call_method1(interned!(py, "_leave"), (loan, kept, failed))
     }
 }
 
@@ -2027,8 +2025,7 @@ impl Lease {
         let pool = this.get().pool.bind(py);
         // Here, in the frame of the `async with`.
         let approach = Bound::new(py, Approach::new(pool, this.get().limit, pool.get().stack(py, 0)))?;
-        let args = (pool, this, approach).into_pyobject(py)?;
-        ask(py, "_enter", &args)
+        pool.call_method1(interned!(py, "_enter"), (this, approach))
     }
 
     #[pyo3(signature = (error_type, error, traceback, /))]
@@ -2044,7 +2041,7 @@ impl Lease {
 
     /// Notes what a task's approach came to.
     #[pyo3(signature = (approach, /))]
-    fn _arrived(&self, py: Python<'_>, approach: &Bound<'_, Approach>) -> PyResult<()> {
+    fn note_arrival(&self, py: Python<'_>, approach: &Bound<'_, Approach>) -> PyResult<()> {
         self.check_it_is_free()?;
         let loan = approach.get().part.with(py, |part, _| match part {
             Part::Lent(slot, serial) => Some((*slot, *serial)),

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ferrule._compare.harness import Figure, Finding, Prepared, Room, Row, in_loop
@@ -287,19 +288,25 @@ def fairness(seconds: float) -> list[Figure]:
             kept[name] = contest(name, seconds)
         return kept[name]
 
+    def unfairness(name: str) -> Finding:
+        return found(name).unfairness()
+
+    def delay(name: str) -> Finding:
+        return found(name).delay()
+
     return [
         Figure(
             id="fairness",
             title=f"most turns by fewest, {USERS} threads on one resource for {seconds:g} s",
             unit="times",
-            candidates={name: (lambda name=name: found(name).unfairness()) for name in names},
+            candidates={name: partial(unfairness, name) for name in names},
             goal=1.1,
         ),
         Figure(
             id="longest_wait",
             title=f"longest wait by the ideal one, {USERS} threads on one resource",
             unit="times",
-            candidates={name: (lambda name=name: found(name).delay()) for name in names},
+            candidates={name: partial(delay, name) for name in names},
             goal=2.0,
         ),
     ]
