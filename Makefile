@@ -94,12 +94,13 @@ test-matrix: $(STAMPS)/build-tools ## the tests on every interpreter (ONLY="3.14
 	$(BIN)/python scripts/matrix.py test --pythons="$(PYTHONS)" --only="$(ONLY)" --cargo-flags="$(CARGO_FLAGS)" -- $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(STAMPS)/build-tools ## measure a room (ROOM=timing) against its peers
-	$(BIN)/python scripts/matrix.py bench --pythons="$(PYTHONS)" --cargo-flags="$(CARGO_FLAGS)" -- $(ROOM) --json $(BENCH_RESULTS) $(BENCH_ARGS)
+bench: $(STAMPS)/build-tools ## measure a room (ROOM=timing) against its peers (ONLY=3.11 for another interpreter)
+	$(BIN)/python scripts/matrix.py bench --pythons="$(PYTHONS)" --only="$(ONLY)" --cargo-flags="$(CARGO_FLAGS)" -- $(ROOM) --json $(BENCH_RESULTS) $(BENCH_ARGS)
 
 .PHONY: readme-table
-readme-table: build ## write README's table from what was measured
-	$(BIN)/python -m ferrule._compare.readme README.md $(BENCH_RESULTS)/*.json
+readme-table: build ## write the tables of README and docs/performance.md from what was measured
+	$(BIN)/python -m ferrule._compare.readme README.md $(filter %-3.14.json,$(wildcard $(BENCH_RESULTS)/*.json))
+	$(BIN)/python -m ferrule._compare.readme docs/performance.md $(filter-out %-3.14.json,$(wildcard $(BENCH_RESULTS)/*.json))
 
 .PHONY: docs
 docs: $(STAMPS)/docs ## build the documentation into site/

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import subprocess
 import sys
+import sysconfig
+import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -13,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benches.traces import SIZE, TRACES, best_possible
+from ferrule import cached, lru_cache
 from ferrule._compare.caching import (
     CLASS,
     FUNCTOOLS,
@@ -53,6 +58,7 @@ if TYPE_CHECKING:
     Put = Callable[[Any, Any], object]
 
 TIMEOUT = 300.0
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 def room(*, quick: bool) -> Room:
@@ -97,6 +103,8 @@ def room(*, quick: bool) -> Room:
             entry_size("lru", count, 75, LRU_ENTRIES),
             entry_size("ttl", count, 85, TTL_ENTRIES),
             collection(count),
+            # With the interpreter lock, threads take turns.
+            *([in_two_threads(count)] if FREE_THREADED else []),
             *[hit_rate(name, length) for name in TRACES],
         ],
     )
@@ -466,6 +474,85 @@ def resident() -> int:
     import resource
 
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
+# Threads that share a cache.
+
+
+def in_two_threads(count: int) -> Figure:
+    return Figure(
+        id="two_threads",
+        title=f"two threads on one cache, {count:,} hits each on keys of their own, against functools.lru_cache's",
+        unit="times",
+        goal=1.0,
+        candidates={label: partial(ratio_in_two_threads, label, count) for label in SHARED},
+    )
+
+
+def ratio_in_two_threads(label: str, count: int) -> Finding:
+    took = times_by_threads(count)
+    alone, together = took[label]
+    return Finding(
+        together / took[FUNCTOOLS][1],
+        f"{together / count * 1e9:.0f} ns a hit, {2 * alone / together:.2f} of one thread's hits",
+    )
+
+
+@functools.cache
+def times_by_threads(count: int) -> Mapping[str, tuple[float, float]]:
+    """Returns what `print_times_by_threads` measures in an interpreter of its own: some peers bring the lock back."""
+    code = f"from benches.bench_caching import print_times_by_threads; print_times_by_threads({count})"
+    done = subprocess.run(
+        [sys.executable, "-Xgil=0", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parent.parent,
+        timeout=TIMEOUT,
+    )
+    best: dict[str, tuple[float, float]] = json.loads(done.stdout)
+    return best
+
+
+def print_times_by_threads(count: int) -> None:
+    """Prints the seconds that the hits take in one thread, and in each of two: the best of many, in turns."""
+    functions = {label: decorate(functools.partial(work)) for label, decorate in SHARED.items()}
+    best = dict.fromkeys(functions, (float("inf"), float("inf")))
+    for _ in range(THREADED_ROUNDS):
+        for label, function in functions.items():
+            alone, together = best[label]
+            best[label] = min(alone, hitting(function, count, 1)), min(together, hitting(function, count, 2))
+    print(json.dumps(best))
+
+
+def hitting(function: Function, count: int, threads: int) -> float:
+    """Returns the seconds from the first thread's start to the last one's end."""
+    begin = threading.Barrier(threads)
+    spans: list[tuple[float, float]] = []
+
+    def hit(key: str) -> None:
+        function(key)
+        begin.wait()
+        start = time.perf_counter()
+        for _ in itertools.repeat(None, count):
+            function(key)
+        spans.append((start, time.perf_counter()))
+
+    running = [threading.Thread(target=hit, args=(f"key {number}",)) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return max(end for _, end in spans) - min(start for start, _ in spans)
+
+
+THREADED_ROUNDS = 10
+SHARED: Mapping[str, Callable[[Function], Function]] = {
+    "ferrule": cached(maxsize=MAXSIZE),
+    "ferrule, with a ttl": cached(maxsize=MAXSIZE, ttl=TTL),
+    "ferrule lru_cache": lru_cache(maxsize=MAXSIZE),
+    FUNCTOOLS: functools.lru_cache(maxsize=MAXSIZE),
+}
 
 
 # Who keeps the right entries.

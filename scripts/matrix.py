@@ -243,15 +243,20 @@ def test(arguments: argparse.Namespace) -> None:
 
 
 def bench(arguments: argparse.Namespace) -> None:
-    """Run the benchmarks on the optimised interpreter, if there is one, with a release build and the peers."""
+    """Run the benchmarks on one interpreter, by default the optimised one, with a release build and the peers."""
+    wanted = arguments.only or BENCHED
     try:
-        version, base = BENCHED, interpreters(arguments.pythons, [BENCHED])[BENCHED]
+        version, base = wanted, interpreters(arguments.pythons, [wanted])[wanted]
     except Failure:
+        if arguments.only:
+            raise
         version, base = describe(sys.executable) or "python", Path(sys.executable)
         say(f"bench: measuring on {base} instead")
     python = prepare(MATRIX / f"bench-{version}", base, [], ["peers"])
     build(python, version, ["--release"], f"bench-{version}", arguments.cargo_flags)
-    run([python, "-m", "benches", *arguments.rest])
+    # Some peers would bring the lock back.
+    extra = {"PYTHON_GIL": "0"} if version.endswith("t") else {}
+    run([python, "-m", "benches", *arguments.rest], **extra)
 
 
 def install(arguments: argparse.Namespace) -> None:

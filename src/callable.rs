@@ -199,6 +199,18 @@ impl<'a, 'py> Call<'a, 'py> {
     }
 }
 
+impl<'a, 'py> Call<'a, 'py> {
+    /// A call with the items of a tuple, all by position.
+    #[inline]
+    #[must_use]
+    pub fn with_items(args: &'a Bound<'py, PyTuple>) -> Self {
+        let tuple: *mut ffi::PyTupleObject = args.as_ptr().cast();
+        // SAFETY: the tuple is alive, and its items lie behind one another in it.
+        let items = unsafe { &raw const (*tuple).ob_item };
+        Self { args: items.cast(), nargsf: args.len(), kwnames: ptr::null_mut(), borrowed: PhantomData }
+    }
+}
+
 /// Arguments that came as a tuple and a dictionary, laid out as a [`Call`].
 pub struct Packed<'py> {
     arguments: Vec<Bound<'py, PyAny>>,
@@ -269,7 +281,8 @@ unsafe extern "C" fn trampoline<T: Native>(
 /// Sets the exception, attached by `PyO3`'s own count, so that what the error holds is released at once.
 #[cold]
 fn raise(error: PyErr) -> *mut ffi::PyObject {
-    Python::attach(|py| error.restore(py));
+    // SAFETY: the interpreter has called us on this thread, so it is attached.
+    guarding::attached(unsafe { Python::assume_attached() }, |py| error.restore(py));
     ptr::null_mut()
 }
 
@@ -308,6 +321,8 @@ impl Wrapper {
         let base = Self { slot: Slot::of::<T>(), function: function.clone().unbind() };
         let wrapper = Bound::new(function.py(), (rest, base))?;
         dress(wrapper.as_any(), function)?;
+        #[cfg(all(Py_3_14, Py_GIL_DISABLED))]
+        share(wrapper.as_any());
         Ok(wrapper)
     }
 }
@@ -386,6 +401,20 @@ impl Native for Shell {
     #[inline]
     fn call<'py>(this: &Bound<'py, Self>, call: Call<'_, 'py>) -> Outcome<'py> {
         Ok(call.forward(this.get().shell.bind(this.py()))?)
+    }
+}
+
+/// Has threads that call a wrapper not count their references to it, which costs more than the call where they share it. As
+/// the interpreter does it for functions: for those that are not made within others, which come and go.
+#[cfg(all(Py_3_14, Py_GIL_DISABLED))]
+fn share(wrapper: &Bound<'_, PyAny>) {
+    unsafe extern "C" {
+        fn PyUnstable_Object_EnableDeferredRefcount(object: *mut ffi::PyObject) -> std::ffi::c_int;
+    }
+    let name = wrapper.getattr("__qualname__").and_then(|name| name.extract::<String>());
+    if name.is_ok_and(|name| !name.contains("<locals>")) {
+        // SAFETY: the object is alive, new, and this thread's. That it can't be deferred is no error.
+        unsafe { PyUnstable_Object_EnableDeferredRefcount(wrapper.as_ptr()) };
     }
 }
 

@@ -9,7 +9,8 @@
 //! of the dead and released when the cell is closed, because releasing may run anybody's `__del__`.
 //!
 //! The ways out into Python that have to hold even at the interpreter's end are here, too: [`call_method`], [`release`],
-//! [`with_nothing_raised`], and the question whether the interpreter is going; and [`Made`], what is made once and for all.
+//! [`attached`], [`with_nothing_raised`], and the question whether the interpreter is going; and [`Made`], what is made once
+//! and for all.
 #![expect(
     unsafe_code,
     reason = "the interpreter lock's token stands in for a mutex; calls that end with the interpreter"
@@ -98,6 +99,253 @@ impl<T> Guarded<T> {
     /// Shows the state to the garbage collector.
     pub fn traverse(&self, body: impl FnOnce(&T) -> Result<(), PyTraverseError>) -> Result<(), PyTraverseError> {
         self.cell.traverse(body)
+    }
+}
+
+/// A value that many threads look at and few change: what a [`Guarded`] is, with a second way in for who only looks.
+///
+/// Where there is no interpreter lock, one mutex for all would have threads wait for one another that only look, and every
+/// counter that they share costs more than the look. So each has a *lane*, a mutex with a few notes, which hardly anybody
+/// else takes; who wants to change the value takes all lanes, and catches up with the notes. There is one lane until two
+/// threads first meet.
+pub struct Shared<T> {
+    cell: shared::Cell<T>,
+}
+
+/// What can be told later of looks that have changed nothing yet.
+pub trait CatchUp {
+    /// Something was looked at, and noted.
+    fn catch_up(&mut self, note: u32);
+    /// So many looks were successful.
+    fn add_looks(&mut self, looks: u64);
+}
+
+impl<T: CatchUp> Shared<T> {
+    /// Shares `value`.
+    pub fn new(value: T) -> Self {
+        Self { cell: shared::Cell::new(value) }
+    }
+
+    /// Opens the cell for `body`, as [`Guarded::with`] does.
+    pub fn with<R>(&self, py: Python<'_>, body: impl FnOnce(&mut T, &mut Dead) -> R) -> R {
+        let mut dead = Dead::new();
+        let result = {
+            let _opened = Opened::new();
+            self.cell.open(py, |state| body(state, &mut dead))
+        };
+        if !dead.is_empty() {
+            release(py, dead);
+        }
+        result
+    }
+
+    /// Opens the cell for `body`, which runs no Python code and lets no reference go.
+    #[expect(clippy::inline_always, reason = "the hot path of every cache, measured")]
+    #[inline(always)]
+    pub fn peek<R>(&self, py: Python<'_>, body: impl FnOnce(&mut T) -> R) -> R {
+        let _opened = Opened::new();
+        self.cell.open(py, body)
+    }
+
+    /// Shows the value to `body`, which runs no Python code, lets no reference go, and may leave notes.
+    #[cfg(Py_GIL_DISABLED)]
+    #[inline]
+    pub fn glance<R>(&self, py: Python<'_>, body: impl FnOnce(&T, &mut Lane) -> R) -> R {
+        let (result, full) = {
+            let _opened = Opened::new();
+            self.cell.glance(py, body)
+        };
+        if full {
+            self.peek(py, |_| ());
+        }
+        result
+    }
+
+    /// Shows the state to the garbage collector.
+    pub fn traverse(&self, body: impl FnOnce(&T) -> Result<(), PyTraverseError>) -> Result<(), PyTraverseError> {
+        self.cell.traverse(body)
+    }
+}
+
+#[cfg(Py_GIL_DISABLED)]
+pub use shared::Lane;
+
+#[cfg(not(Py_GIL_DISABLED))]
+mod shared {
+    pub(super) use super::cell::Cell;
+}
+
+#[cfg(Py_GIL_DISABLED)]
+mod shared {
+    use std::cell::UnsafeCell;
+    use std::mem;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+    use std::thread::available_parallelism;
+
+    use pyo3::gc::PyTraverseError;
+    use pyo3::prelude::*;
+
+    use super::CatchUp;
+
+    /// At most so many threads look at the same time without waiting for one another.
+    const LANES: usize = 8;
+    /// So many notes are taken before somebody has to catch up with them.
+    const NOTES: usize = 64;
+
+    /// Notes of one thread, or of a few.
+    #[derive(Default)]
+    pub struct Lane {
+        looks: u64,
+        notes: Vec<u32>,
+    }
+
+    impl Lane {
+        /// Counts a look that was successful.
+        pub fn count(&mut self) {
+            self.looks += 1;
+        }
+
+        /// Notes what was looked at.
+        pub fn note(&mut self, note: u32) {
+            if self.notes.capacity() == 0 {
+                self.notes.reserve_exact(NOTES);
+            }
+            self.notes.push(note);
+        }
+
+        /// The last note, if nobody has caught up with it yet.
+        #[must_use]
+        pub fn last(&self) -> Option<u32> {
+            self.notes.last().copied()
+        }
+    }
+
+    /// On a cache line of its own, and the one that processors fetch along with it.
+    #[derive(Default)]
+    #[repr(align(128))]
+    struct Padded(Mutex<Lane>);
+
+    pub(super) struct Cell<T> {
+        value: UnsafeCell<T>,
+        lanes: [OnceLock<Box<Padded>>; LANES],
+        /// How many lanes are in use: a power of two. Changes while all are taken.
+        used: AtomicUsize,
+        /// The thread that has the cell open: to wait for oneself would be to wait for ever.
+        owner: AtomicUsize,
+    }
+
+    // SAFETY: the value is lent for looking to who has a lane, and for changing to who has all of them. Looking happens on
+    // several threads at a time, therefore `Sync`.
+    unsafe impl<T: Send + Sync> Sync for Cell<T> {}
+
+    impl<T: CatchUp> Cell<T> {
+        pub(super) fn new(value: T) -> Self {
+            let lanes: [OnceLock<Box<Padded>>; LANES] = Default::default();
+            lanes[0].get_or_init(Box::default);
+            Self { value: UnsafeCell::new(value), lanes, used: AtomicUsize::new(1), owner: AtomicUsize::new(0) }
+        }
+
+        fn lane(&self, number: usize) -> &Mutex<Lane> {
+            &self.lanes[number].get_or_init(Box::default).0
+        }
+
+        fn lock(&self, number: usize) -> MutexGuard<'_, Lane> {
+            // Poisoned means that a body panicked: the state is as it left it, which its author answers for.
+            self.lane(number).lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// Takes all lanes.
+        fn lock_all(&self) -> [Option<MutexGuard<'_, Lane>>; LANES] {
+            // Who makes more lanes has the first one, too: the number is settled once that is ours.
+            let first = self.lock(0);
+            let used = self.used.load(Ordering::Relaxed);
+            let mut all = [const { None }; LANES];
+            all[0] = Some(first);
+            for (number, lane) in all.iter_mut().enumerate().take(used).skip(1) {
+                *lane = Some(self.lock(number));
+            }
+            all
+        }
+
+        #[inline]
+        pub(super) fn open<R>(&self, _py: Python<'_>, body: impl FnOnce(&mut T) -> R) -> R {
+            struct Close<'a>(&'a AtomicUsize);
+            impl Drop for Close<'_> {
+                fn drop(&mut self) {
+                    self.0.store(0, Ordering::Relaxed);
+                }
+            }
+            let me = crate::callable::this_thread();
+            assert!(self.owner.load(Ordering::Relaxed) != me, "a guarded cell was opened while it was open");
+            let mut lanes = self.lock_all();
+            self.owner.store(me, Ordering::Relaxed);
+            // Dropped before the locks are.
+            let _close = Close(&self.owner);
+            // SAFETY: this thread has all lanes, so nobody else has the value.
+            let value = unsafe { &mut *self.value.get() };
+            for lane in lanes.iter_mut().flatten() {
+                let looks = mem::take(&mut lane.looks);
+                if looks > 0 {
+                    value.add_looks(looks);
+                    lane.notes.drain(..).for_each(|note| value.catch_up(note));
+                }
+            }
+            body(value)
+        }
+
+        /// What `body` says, and whether there are so many notes that somebody should catch up.
+        #[inline]
+        pub(super) fn glance<R>(&self, _py: Python<'_>, body: impl FnOnce(&T, &mut Lane) -> R) -> (R, bool) {
+            thread_local!(static NUMBER: usize = next_number());
+            let used = self.used.load(Ordering::Acquire);
+            let number = NUMBER.with(|number| *number) & (used - 1);
+            let (mut lane, alone) = match self.lane(number).try_lock() {
+                Ok(lane) => (lane, true),
+                Err(TryLockError::Poisoned(poisoned)) => (poisoned.into_inner(), true),
+                Err(TryLockError::WouldBlock) => (self.lock(number), false),
+            };
+            // SAFETY: this thread has a lane, so nobody changes the value.
+            let value = unsafe { &*self.value.get() };
+            let result = body(value, &mut lane);
+            let full = lane.notes.len() >= NOTES;
+            drop(lane);
+            if !alone && used < LANES {
+                self.make_lanes(used);
+            }
+            (result, full)
+        }
+
+        /// Doubles the number of lanes, if there are as many as were seen; not beyond what can run at the same time.
+        #[cold]
+        fn make_lanes(&self, seen: usize) {
+            if available_parallelism().is_ok_and(|most| seen >= most.get()) {
+                return;
+            }
+            let _all = self.lock_all();
+            if self.used.load(Ordering::Relaxed) == seen {
+                for number in seen..2 * seen {
+                    let _ = self.lane(number);
+                }
+                self.used.store(2 * seen, Ordering::Release);
+            }
+        }
+
+        pub(super) fn traverse(
+            &self,
+            body: impl FnOnce(&T) -> Result<(), PyTraverseError>,
+        ) -> Result<(), PyTraverseError> {
+            // The world is stopped, and attached threads are stopped outside of cells: this never waits.
+            let _all = self.lock_all();
+            // SAFETY: this thread has all lanes.
+            body(unsafe { &*self.value.get() })
+        }
+    }
+
+    /// A number for each thread, so that threads that begin one after the other have different lanes.
+    fn next_number() -> usize {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -438,6 +686,15 @@ pub fn release(_py: Python<'_>, references: impl IntoIterator<Item = Py<PyAny>>)
             unsafe { release(reference.into_ptr()) }
         });
     }
+}
+
+/// Runs `body` where `PyO3` counts the thread as attached, so that what it drops is released at once. To be used where the
+/// call layer's own trampoline has attached the thread: `Python::attach` does the same, but it panics in a `__del__` that
+/// runs while the interpreter goes.
+#[inline]
+pub fn attached<R>(_py: Python<'_>, body: impl FnOnce(Python<'_>) -> R) -> R {
+    // SAFETY: the token proves that the thread is attached already, in whatever state the interpreter is.
+    unsafe { Python::attach_unchecked(body) }
 }
 
 /// Runs `body` with the exception that is just passing through this thread put aside. For those who are dropped on its

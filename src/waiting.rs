@@ -19,7 +19,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use crate::clock::{self, binding as alarms};
-use crate::guarding::{Guarded, Made, call_method, interned};
+use crate::guarding::{Guarded, Made, attached, call_method, interned};
 use crate::lifecycle;
 
 /// How long the main thread waits before it looks for signals: Ctrl-C takes at most this and a little more.
@@ -286,7 +286,7 @@ fn call_in_loop(
     let mut outcome = Ok(());
     for _ in 0..TRIES {
         // Errors are dropped where PyO3 counts the thread as attached, so that they don't live on.
-        let taken = Python::attach(|py| {
+        let taken = attached(py, |py| {
             let scheduled = call_method(event_loop, interned!(py, "call_soon_threadsafe"), &[function, argument]);
             match scheduled {
                 Ok(_) => Some(true),
@@ -419,7 +419,7 @@ pub mod binding {
 
     use super::{
         Arc, Duration, Guarded, Made, PyAny, PyTraverseError, PyVisit, Python, Settled, Ticket, VecDeque, Waiters,
-        Woken, alarms, call_in_loop, call_method, clock, end_wait, interned,
+        Woken, alarms, attached, call_in_loop, call_method, clock, end_wait, interned,
     };
     use crate::errors::Error;
     use crate::guarding;
@@ -469,7 +469,7 @@ pub mod binding {
                         None
                     }
                 });
-                Python::attach(|_| drop(gone));
+                attached(py, |_| drop(gone));
                 let Some((ticket, gift)) = next else { return outcome };
                 let (given, interrupted) = ticket.give(py, gift);
                 outcome = outcome.and(interrupted);
@@ -501,7 +501,7 @@ pub mod binding {
             if ticket.is_in_line() {
                 let mut gone = Vec::new();
                 self.shared.with(py, |shared, _| shared.waiters.note_leaving(&mut gone));
-                Python::attach(|_| drop(gone));
+                attached(py, |_| drop(gone));
             }
             gift
         }
@@ -628,7 +628,7 @@ pub mod binding {
             for ticket in &waiting {
                 outcome = outcome.and(ticket.close(py));
             }
-            Python::attach(|_| drop(waiting));
+            attached(py, |_| drop(waiting));
             outcome
         }
 
@@ -723,7 +723,7 @@ pub mod binding {
             if let Some(number) = clockwork.alarm {
                 alarms::unset_alarm(py, number);
             }
-            Python::attach(|py| {
+            attached(py, |py| {
                 if let Some(timer) = clockwork.timer {
                     // It fails only by a signal handler's exception; a timer that rings in vain does no harm.
                     let _ = call_method(timer.bind(py), interned!(py, "cancel"), &[]);

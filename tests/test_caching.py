@@ -1990,6 +1990,110 @@ def test_a_circle_of_tasks_compute_through_by_awaiting_directly():
     assert out == "['through', 'through', 'through']\n"
 
 
+@pytest.mark.subprocess
+def test_a_thread_does_not_wait_for_a_task_of_the_loop_that_it_would_stop():
+    out = run("""
+        import asyncio
+        from ferrule import Cache
+
+        cache = Cache()
+
+        async def slowly():
+            await asyncio.sleep(0.05)
+            return "computed by the task"
+
+        async def main():
+            task = asyncio.create_task(cache.get_or_set_async("key", slowly))
+            await asyncio.sleep(0)
+            print(cache.get_or_set("key", lambda: "computed by the thread"))
+            print(await task)
+
+        asyncio.run(asyncio.wait_for(main(), 20))
+    """)
+    assert out == "computed by the thread\ncomputed by the task\n"
+
+
+@pytest.mark.subprocess
+def test_a_worker_thread_does_not_wait_for_the_task_that_waits_for_it():
+    out = run("""
+        import asyncio
+        from ferrule import Cache
+
+        cache = Cache()
+
+        async def compute():
+            return await asyncio.to_thread(cache.get_or_set, "key", lambda: "computed by the thread")
+
+        print(asyncio.run(asyncio.wait_for(cache.get_or_set_async("key", compute), 20)))
+    """)
+    assert out == "computed by the thread\n"
+
+
+@pytest.mark.subprocess
+def test_a_task_does_not_wait_for_the_thread_that_runs_its_loop():
+    out = run("""
+        import asyncio
+        from ferrule import Cache
+
+        cache = Cache()
+
+        async def other():
+            return "computed by the task"
+
+        async def main():
+            return await asyncio.wait_for(cache.get_or_set_async("key", other), 20)
+
+        print(cache.get_or_set("key", lambda: asyncio.run(main())))
+    """)
+    assert out == "computed by the task\n"
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("task_first", [True, False])
+def test_a_circle_of_a_thread_and_a_task_computes_through(task_first):
+    # One thread computes "thread" in a loop of its own and wants "task"; a task on another thread computes "task", and
+    # wants "thread" without awaiting it.
+    out = run(f"""
+        import asyncio
+        import threading
+        import time
+        from ferrule import Cache
+
+        cache = Cache()
+        both = threading.Barrier(2, timeout=20)
+        task_first = {task_first}
+
+        def leads_a_thread():
+            async def main():
+                both.wait()
+                if not task_first:
+                    time.sleep(0.2)
+                return await cache.get_or_set_async("task", through)
+            return cache.get_or_set("thread", lambda: asyncio.run(main()))
+
+        def leads_a_task():
+            async def compute():
+                both.wait()
+                if task_first:
+                    time.sleep(0.2)
+                return cache.get_or_set("thread", lambda: "through")
+            return asyncio.run(cache.get_or_set_async("task", compute))
+
+        async def through():
+            return "through"
+
+        results = []
+        threads = [
+            threading.Thread(target=lambda function=function: results.append(function()), daemon=True)
+            for function in (leads_a_thread, leads_a_task)
+        ]
+        [thread.start() for thread in threads]
+        [thread.join(20) for thread in threads]
+        print(results)
+    """)
+    assert out == "['through', 'through']\n"
+
+
 def test_a_coroutine_that_is_never_finished_leaves_its_key_free():
     @cached
     async def f(x):

@@ -129,7 +129,13 @@ def facts_of(text):
     source = examining.look_over(text.splitlines(keepends=True))
     with PARSER:
         tree = ast.parse(text)
-    return examining.examine(source, tree, function=examining.function_of, called=examining.called_name)
+    return examining.examine(
+        source,
+        tree,
+        function=examining.function_of,
+        called=examining.called_name,
+        branches=examining.branches_of,
+    )
 
 
 class TestWhatIsFound:

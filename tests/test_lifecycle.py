@@ -540,6 +540,48 @@ class TestTheEnd:
             until(lambda: line.waiting == 3)
         """) == "handed over\n"  # fmt: skip
 
+    def test_finalizers_can_call_what_is_decorated(self, program):
+        # With arguments that are keys by themselves, and with others; what is let go has a finalizer, too.
+        done = program("""
+            import functools, ferrule
+
+            class Gone:
+                def __init__(self, write, name):
+                    self.write, self.name = write, name
+                def __del__(self):
+                    self.write(1, self.name)
+
+            # Modules are empty by then.
+            def work(x, *more, Gone=Gone, write=os.write, LookupError=LookupError):
+                if x == "fail":
+                    raise LookupError(x)
+                return Gone(write, b"-")
+
+            class Last:
+                def __init__(self, *decorated):
+                    self.decorated, self.write, self.failed = decorated, os.write, LookupError
+                def __del__(self):
+                    for function in self.decorated:
+                        for call in ((1,), (2,), ((1, 2), 3), (1,), (1,), ("fail",), ("fail", 1)):
+                            try:
+                                function(*call)
+                            except self.failed:
+                                self.write(1, b"!")
+                        self.write(1, b" ")
+                    self.write(1, b"done")
+
+            decorators = [
+                ferrule.timed,
+                ferrule.count_calls,
+                ferrule.lru_cache(maxsize=1),
+                ferrule.cached(maxsize=1),
+                ferrule.cached(maxsize=1, ttl=60, cache_errors={LookupError: 1}),
+                ferrule.cached(cache=ferrule.Cache(1, on_evict=lambda key, value, cause: None)),
+            ]
+            sys.last = Last(*(decorate(functools.partial(work)) for decorate in decorators))
+        """)
+        assert done.startswith("-----!! -----!! ---!! ---!! ----!! ---!! done")
+
     def test_the_place_of_a_task_that_never_ended(self, program):
         assert program("""
             loop = asyncio.new_event_loop()

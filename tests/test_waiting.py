@@ -1344,39 +1344,66 @@ class TestReentrance:
         with pytest.raises(RuntimeError, match="the place is empty"):
             places[2].take()
 
-    @pytest.mark.thread_unsafe(reason="sets the collector's threshold")
-    def test_the_collector_runs_all_the_time(self):
-        line = Line()
-        stop = threading.Event()
-        taken = [[] for _ in range(4)]
+    @pytest.mark.subprocess
+    def test_the_collector_runs_all_the_time(self, python):
+        # In an interpreter of its own: a collection takes as long as the heap is large, and builds without the lock
+        # stop all threads for it.
+        done = python(
+            """
+            import asyncio, gc, itertools, threading, time
 
-        class Cyclic:
-            def __init__(self, number):
-                self.number = number
-                self.line = line
-                self.me = self
+            from ferrule._core import Line
+            from ferrule._waiting import get_async
 
-        def collect():
-            while not stop.is_set():
-                gc.collect()
+            line = Line()
+            stop = threading.Event()
+            taken = [[] for _ in range(4)]
 
-        before = gc.get_threshold()
-        gc.set_threshold(1)
-        collector = threading.Thread(target=collect, daemon=True)
-        collector.start()
-        try:
-            run_all(
-                [
-                    *(threading.Thread(target=take_all, args=(line, values)) for values in taken[:2]),
-                    *(threading.Thread(target=take_all_async, args=(line, values)) for values in taken[2:]),
-                    threading.Thread(target=put_all, args=(line, map(Cyclic, range(1_000)), len(taken))),
-                ]
-            )
-        finally:
+            class Cyclic:
+                def __init__(self, number):
+                    self.number = number
+                    self.line = line
+                    self.me = self
+
+            def collect():
+                while not stop.is_set():
+                    gc.collect()
+                    time.sleep(0.0005)  # without a pause, builds without the lock stop the world for ever
+
+            def put_all():
+                for value in map(Cyclic, range(300)):
+                    line.put(value)
+                for _ in taken:
+                    line.put(None)
+
+            def take_all(values):
+                while (value := line.get()) is not None:
+                    values.append(value)
+
+            def take_all_async(values):
+                async def take():
+                    while (value := await get_async(line)) is not None:
+                        values.append(value)
+
+                asyncio.run(take())
+
+            threads = [
+                *(threading.Thread(target=take_all, args=(values,)) for values in taken[:2]),
+                *(threading.Thread(target=take_all_async, args=(values,)) for values in taken[2:]),
+                threading.Thread(target=put_all),
+            ]
+            collector = threading.Thread(target=collect)
+            gc.set_threshold(1)
+            for thread in (collector, *threads):
+                thread.start()
+            for thread in threads:
+                thread.join()
             stop.set()
-            gc.set_threshold(*before)
-            collector.join(LIMIT)
-        assert sorted(value.number for value in itertools.chain(*taken)) == list(range(1_000))
+            collector.join()
+            print(sorted(value.number for value in itertools.chain(*taken)) == list(range(300)))
+            """
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

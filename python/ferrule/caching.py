@@ -380,7 +380,7 @@ _DEFAULTS: dict[str, Any] = {
 # -- coroutine functions ----------------------------------------------------------------------------------------------
 
 # The flights that this task leads, or one that it descends from: to wait for one of them would be to wait for oneself.
-_leading: ContextVar[tuple[int, ...]] = ContextVar("ferrule_leading", default=())
+leading: ContextVar[tuple[int, ...]] = ContextVar("ferrule_leading", default=())
 
 _MISSING: Any = object()
 
@@ -396,13 +396,13 @@ async def _travel(  # noqa: C901, PLR0912 - one state machine, read in one piece
 
     task = current_task() or get_running_loop()
     while True:
-        journey = caching.board(task, list(_leading.get()), args, kwargs)
+        journey = caching.board(task, list(leading.get()), args, kwargs)
         if type(journey) is not _core.Journey:
             return journey
         while True:
             part = journey.part
             if part == "leads":
-                token = _leading.set((*_leading.get(), journey.flight))
+                token = leading.set((*leading.get(), journey.flight))
                 try:
                     value = await function(*args, **kwargs)
                 except Exception as error:
@@ -412,7 +412,7 @@ async def _travel(  # noqa: C901, PLR0912 - one state machine, read in one piece
                     journey.leave()
                     raise
                 finally:
-                    _leading.reset(token)
+                    leading.reset(token)
                 journey.land(value)
                 return value
             if part == "alone":

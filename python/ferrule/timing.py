@@ -731,6 +731,7 @@ class PerformanceMonitor:
 
         Raises:
             MissingExtra: If prometheus_client is not installed (extra `prometheus`).
+            ValueError: If the registry has metrics of these names already: from another monitor, or from this one.
         """
         from ferrule._reporting import export_prometheus
 

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyDict, PyGenericAlias, PyTuple, PyType, PyWeakrefMethods, PyWeakrefReference};
 
-use super::flights::{Landing, Who, forget_wait, note_wait};
+use super::flights::{Landing, Who, forget_home, forget_wait, note_home, note_wait};
 use super::keys::{Key, Probe, hash_of_one, hash_of_positional, is_one, is_positional, key_of_positional};
 use super::plan::{Company, Plan, Signature};
 use super::shelf::Policy;
@@ -100,15 +100,12 @@ impl Cache {
         PyGenericAlias::new(cls.py(), cls.as_any(), item)
     }
 
-    fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        match self.store.get(py, &Probe::one(key.as_borrowed())?)? {
-            Some(Found::Value(value) | Found::Stale(value, _)) => Ok(value),
-            _ => Err(PyKeyError::new_err((key.clone().unbind(),))),
-        }
+    fn __getitem__<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.value(key)?.ok_or_else(|| PyKeyError::new_err((key.clone().unbind(),)))
     }
 
-    fn __setitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<()> {
-        self.store.set(py, &Probe::one(key.as_borrowed())?, value, Ttl::Usual)
+    fn __setitem__<'py>(&self, key: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<()> {
+        self.keep(key, value)
     }
 
     fn __delitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<()> {
@@ -138,14 +135,10 @@ impl Cache {
     #[pyo3(signature = (key, default=None, /))]
     fn get<'py>(
         &self,
-        py: Python<'py>,
         key: &Bound<'py, PyAny>,
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match self.store.get(py, &Probe::one(key.as_borrowed())?)? {
-            Some(Found::Value(value) | Found::Stale(value, _)) => Ok(Some(value)),
-            _ => Ok(default),
-        }
+        Ok(self.value(key)?.or(default))
     }
 
     /// Keeps a value; for `ttl` seconds, where given, instead of the cache's own time to live.
@@ -157,11 +150,13 @@ impl Cache {
         value: &Bound<'py, PyAny>,
         ttl: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<()> {
-        let ttl = match ttl {
-            Some(ttl) => Ttl::Own(nanoseconds("ttl", ttl)?),
-            None => Ttl::Usual,
-        };
-        self.store.set(py, &Probe::one(key.as_borrowed())?, value, ttl)
+        match ttl {
+            Some(ttl) => {
+                let ttl = Ttl::Own(nanoseconds("ttl", ttl)?);
+                self.store.set(py, &Probe::one(key.as_borrowed())?, value, ttl)
+            }
+            None => self.keep(key, value),
+        }
     }
 
     /// The value for `key`, without counting as a use; or `default`.
@@ -227,7 +222,7 @@ impl Cache {
     fn figures(&self, py: Python<'_>) -> (u64, u64, u64, u64, usize, u64, usize) {
         let (evictions, expirations) = self.store.losses();
         let (entries, weight, _, bytes) = self.store.measure(py);
-        (self.store.hits.get(), self.store.misses.get(), evictions, expirations, entries, weight, bytes)
+        (self.store.hits(py), self.store.misses.get(), evictions, expirations, entries, weight, bytes)
     }
 
     /// The limit, or `None`.
@@ -263,6 +258,41 @@ impl Cache {
 
     fn __clear__(&self, py: Python<'_>) {
         self.store.let_go(py);
+    }
+}
+
+impl Cache {
+    /// The value for a key, stale ones included; counts as a use.
+    #[inline]
+    fn value<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = key.py();
+        let one = key.as_borrowed();
+        let hash = hash_of_one(one)?;
+        let found = self.store.enter_uncounted(py, hash, self.store.now(py)?, |kept| is_one(py, one, kept));
+        if found.is_some() {
+            return Ok(found);
+        }
+        let mut probe = Probe::new();
+        probe.set_hashed_one(one, hash);
+        match self.store.get(py, &probe)? {
+            Some(Found::Value(value) | Found::Stale(value, _)) => Ok(Some(value)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Keeps a value for a key.
+    #[inline]
+    fn keep<'py>(&self, key: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<()> {
+        let py = key.py();
+        let one = key.as_borrowed();
+        let hash = hash_of_one(one)?;
+        let to_key = || Key::One(one.to_owned().unbind());
+        if self.store.is_plain() && self.store.set_plainly(py, hash, value, |kept| is_one(py, one, kept), to_key)? {
+            return Ok(());
+        }
+        let mut probe = Probe::new();
+        probe.set_hashed_one(one, hash);
+        self.store.set(py, &probe, value, Ttl::Usual)
     }
 }
 
@@ -310,7 +340,7 @@ struct Leading<'a, 'py> {
 impl Drop for Leading<'_, '_> {
     fn drop(&mut self) {
         if !self.landed {
-            self.store.abandon(self.py, self.lead.id);
+            self.store.abandon(self.py, self.lead);
         }
     }
 }
@@ -368,7 +398,7 @@ fn fly<'py>(
                 on_lead(flight)?;
                 return lead(py, store, flight, keeps, compute);
             }
-            Found::Follow(id, leader) => match store.follow(py, id, leader)? {
+            Found::Follow(flight, leader) => match store.follow(py, flight, leader)? {
                 Followed::Value(value) => return Ok(value.into_bound(py)),
                 Followed::Error(error) => return Err(PyErr::from_value(error.into_bound(py))),
                 Followed::Lead(flight) => return lead(py, store, flight, keeps, compute),
@@ -499,9 +529,30 @@ impl Caching {
     fn take_off(&self, py: Python<'_>, flight: Lead, reference: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let outcome = self.adopt(py, flight.number, reference);
         if outcome.is_err() {
-            self.store().abandon(py, flight.id);
+            self.store().abandon(py, flight);
         }
         outcome
+    }
+
+    /// The value of a call, if it is there and good. Not counted as a miss: that is somebody else's, who sets out to
+    /// compute it.
+    #[inline]
+    fn look<'py>(&self, py: Python<'py>, call: Call<'_, 'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let store = self.store();
+        if self.simple {
+            if let Some(argument) = self.plan.own_key(py, call) {
+                let hash = hash_of_one(argument)?;
+                return Ok(store.enter_uncounted(py, hash, store.now(py)?, |key| is_one(py, argument, key)));
+            }
+            if self.plan.is_laid_out(py, call) {
+                let hash = hash_of_positional(py, call)?;
+                return Ok(store.enter_uncounted(py, hash, store.now(py)?, |key| is_positional(py, call, key)));
+            }
+        }
+        self.with_probe(py, call, |probe, _| {
+            let Some(probe) = probe else { return Ok(None) };
+            Ok(store.enter_uncounted(py, probe.hash(), store.now(py)?, |key| probe.quick(py, key)))
+        })?
     }
 
     /// A call that found nothing by the quick way in.
@@ -529,31 +580,33 @@ impl Caching {
                         leading.landed = true;
                         Ok(value)
                     }
-                    Err(raised) => Python::attach(|_| {
+                    Err(raised) => guarding::attached(py, |_| {
                         leading.landed = true;
                         Err(self.crash(py, flight, raised.fetch(py)).into())
                     }),
                 }
             }
-            Entered::Lead(flight) => Python::attach(|_| self.lead(function, call, flight).map_err(Failure::from)),
+            Entered::Lead(flight) => {
+                guarding::attached(py, |_| self.lead(function, call, flight).map_err(Failure::from))
+            }
             Entered::Absent(version) if store.is_plain() => {
                 let value = call.forward(function)?;
                 if !store.keep_plainly(py, hash, version, &value, to_key)? {
                     let mut probe = Probe::new();
                     fill(&mut probe);
-                    Python::attach(|_| store.offer(py, &probe, &value))?;
+                    guarding::attached(py, |_| store.offer(py, &probe, &value))?;
                 }
                 Ok(value)
             }
             Entered::Absent(_) => {
                 let mut probe = Probe::new();
                 fill(&mut probe);
-                Python::attach(|_| self.call_beside(function, call, &probe, None).map_err(Failure::from))
+                guarding::attached(py, |_| self.call_beside(function, call, &probe, None).map_err(Failure::from))
             }
             Entered::Uncertain => {
                 let mut probe = Probe::new();
                 fill(&mut probe);
-                Python::attach(|_| self.call_slowly(this, function, call, &probe, None).map_err(Failure::from))
+                guarding::attached(py, |_| self.call_slowly(this, function, call, &probe, None).map_err(Failure::from))
             }
         }
     }
@@ -682,12 +735,11 @@ impl Native for CachedFunction {
         if caching.simple {
             // Arguments that are a key as they lie there, and keys that can be compared without asking: the usual case.
             let store = caching.store();
-            let who = if caching.single_flight { Some(Who::here()) } else { None };
             if let Some(argument) = caching.plan.own_key(py, call) {
                 let hash = hash_of_one(argument)?;
                 let to_key = || Key::One(argument.to_owned().unbind());
                 let same = |key: &Key| is_one(py, argument, key);
-                let entered = store.enter(py, hash, store.now(py)?, who, same, to_key);
+                let entered = store.enter(py, hash, store.now(py)?, caching.single_flight, same, to_key);
                 if let Entered::Hit(value) = entered {
                     return Ok(value);
                 }
@@ -699,7 +751,7 @@ impl Native for CachedFunction {
                 let hash = hash_of_positional(py, call)?;
                 let to_key = || key_of_positional(py, call);
                 let same = |key: &Key| is_positional(py, call, key);
-                let entered = store.enter(py, hash, store.now(py)?, who, same, to_key);
+                let entered = store.enter(py, hash, store.now(py)?, caching.single_flight, same, to_key);
                 if let Entered::Hit(value) = entered {
                     return Ok(value);
                 }
@@ -716,17 +768,16 @@ impl Native for CachedFunction {
             let store = caching.store();
             let same = |key: &Key| probe.quick(py, key);
             let to_key = || probe.to_key();
-            let who = if caching.single_flight { Some(Who::here()) } else { None };
-            match store.enter(py, probe.hash(), store.now(py)?, who, same, to_key) {
+            match store.enter(py, probe.hash(), store.now(py)?, caching.single_flight, same, to_key) {
                 Entered::Hit(value) => Ok(value),
-                Entered::Lead(flight) => Python::attach(|_| {
+                Entered::Lead(flight) => guarding::attached(py, |_| {
                     caching.take_off(py, flight, reference)?;
                     caching.lead(function, call, flight).map_err(Failure::from)
                 }),
-                Entered::Absent(_) => {
-                    Python::attach(|_| caching.call_beside(function, call, probe, reference).map_err(Failure::from))
-                }
-                Entered::Uncertain => Python::attach(|_| {
+                Entered::Absent(_) => guarding::attached(py, |_| {
+                    caching.call_beside(function, call, probe, reference).map_err(Failure::from)
+                }),
+                Entered::Uncertain => guarding::attached(py, |_| {
                     caching.call_slowly(this.as_any(), function, call, probe, reference).map_err(Failure::from)
                 }),
             }
@@ -857,13 +908,13 @@ impl CachedFunction {
 impl Caching {
     fn clear(&self, py: Python<'_>) {
         self.store().clear(py);
-        self.store().reset_counters();
+        self.store().reset_counters(py);
     }
 
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         static CACHE_INFO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let store = self.store();
-        let info = (store.hits.get(), store.misses.get(), store.settings.maxsize, store.measure(py).0);
+        let info = (store.hits(py), store.misses.get(), store.settings.maxsize, store.measure(py).0);
         CACHE_INFO.import(py, "ferrule.caching", "CacheInfo")?.call1(info)
     }
 
@@ -879,9 +930,13 @@ impl Caching {
         body: impl FnOnce(&Probe<'_, 'py>, Option<&Bound<'py, PyAny>>) -> PyResult<R>,
     ) -> PyResult<R> {
         let packed = Packed::new(None, args, kwargs)?;
-        self.with_probe(args.py(), packed.call(), |probe, reference| match probe {
-            Some(probe) => body(probe, reference),
-            None => Err(pyo3::exceptions::PyTypeError::new_err("the function can't be called with these arguments")),
+        self.with_probe(args.py(), packed.call(), |probe, reference| {
+            if let Some(probe) = probe {
+                return body(probe, reference);
+            }
+            let hint = if self.method { "; a method's first argument is the instance" } else { "" };
+            let text = format!("the function can't be called with these arguments{hint}");
+            Err(pyo3::exceptions::PyTypeError::new_err(text))
         })?
     }
 
@@ -973,14 +1028,13 @@ impl CoroutineCaching {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = this.py();
         let caching = &this.get().caching;
-        let packed = Packed::new(None, args, Some(kwargs))?;
-        caching.with_probe(py, packed.call(), |probe, _| {
-            let Some(probe) = probe else { return Ok(missing.clone()) };
-            let store = caching.store();
-            // Not counted as a miss before somebody sets out to compute it.
-            let found = store.enter_uncounted(py, probe.hash(), store.now(py)?, |key| probe.quick(py, key));
-            Ok(found.unwrap_or_else(|| missing.clone()))
-        })?
+        let found = if kwargs.is_empty() {
+            caching.look(py, Call::with_items(args))?
+        } else {
+            let packed = Packed::new(None, args, Some(kwargs))?;
+            caching.look(py, packed.call())?
+        };
+        Ok(found.unwrap_or_else(|| missing.clone()))
     }
 
     /// The value of a call, or a `Journey` to it for `task`, which may lead or follow. `leading` are the flights that this
@@ -1029,14 +1083,15 @@ impl CoroutineCaching {
                 Found::Error(error) => Err(once_more(error)),
                 Found::Lead(flight) => {
                     caching.take_off(py, flight, reference)?;
+                    note_home(py, flight.id);
                     journey(Part::Leads(flight))
                 }
                 // Waiting for oneself, through however many tasks, would never end.
-                Found::Follow(id, _) if leading.contains(&id) => {
+                Found::Follow(flight, _) if leading.contains(&flight.id) => {
                     store.misses.increment(py);
                     journey(Part::Alone)
                 }
-                Found::Follow(id, leader) => journey(Part::Follows(id, leader, None)),
+                Found::Follow(flight, leader) => journey(Part::Follows(flight, leader, None)),
             }
         })?
     }
@@ -1121,7 +1176,7 @@ enum Part {
     /// It computes, for all.
     Leads(Lead),
     /// It waits for the one who does; with a ticket, once it has joined.
-    Follows(u64, Who, Option<Arc<Ticket<Landing>>>),
+    Follows(Lead, Who, Option<Arc<Ticket<Landing>>>),
     /// It computes for itself, and nothing is kept.
     Alone,
     /// It computes beside others, and what it computes is kept.
@@ -1149,13 +1204,22 @@ impl Journey {
         self.part.with(py, |now, _| std::mem::replace(now, part))
     }
 
+    /// The part that ends here.
+    fn end(&self, py: Python<'_>) -> Part {
+        let part = self.change(py, Part::Over);
+        if let Part::Leads(flight) = part {
+            forget_home(py, flight.id);
+        }
+        part
+    }
+
     /// Gives up.
     fn give_up(&self, py: Python<'_>) {
-        match self.change(py, Part::Over) {
-            Part::Leads(flight) => self.store().abandon(py, flight.id),
-            Part::Follows(id, _, Some(ticket)) => {
+        match self.end(py) {
+            Part::Leads(flight) => self.store().abandon(py, flight),
+            Part::Follows(flight, _, Some(ticket)) => {
                 forget_wait(py, self.who);
-                self.store().leave(py, id, &ticket);
+                self.store().leave(py, flight, &ticket);
             }
             Part::Follows(_, _, None) | Part::Alone | Part::Side | Part::Over => {}
         }
@@ -1185,11 +1249,11 @@ impl Journey {
     /// Ends the flight with its value.
     #[pyo3(signature = (value, /))]
     fn land<'py>(&self, py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<()> {
-        match self.change(py, Part::Over) {
+        match self.end(py) {
             Part::Leads(flight) => {
                 let outcome = self.store().land(py, flight, value);
                 if outcome.is_err() {
-                    self.store().abandon(py, flight.id);
+                    self.store().abandon(py, flight);
                 }
                 outcome
             }
@@ -1201,12 +1265,12 @@ impl Journey {
     #[pyo3(signature = (error, /))]
     fn crash<'py>(&self, py: Python<'py>, error: &Bound<'py, PyAny>) -> PyResult<()> {
         let caching = &self.caching.get().caching;
-        match self.change(py, Part::Over) {
+        match self.end(py) {
             Part::Leads(flight) => {
                 let keep = caching.keeps(py, &PyErr::from_value(error.clone()));
                 let outcome = keep.and_then(|keep| self.store().crash(py, flight, error, keep));
                 if outcome.is_err() {
-                    self.store().abandon(py, flight.id);
+                    self.store().abandon(py, flight);
                 }
                 outcome
             }
@@ -1222,35 +1286,36 @@ impl Journey {
     /// Joins the flight; true where its end will settle `future` of `event_loop`, false where waiting makes no sense.
     #[pyo3(signature = (event_loop, future, /))]
     fn join(&self, py: Python<'_>, event_loop: &Bound<'_, PyAny>, future: &Bound<'_, PyAny>) -> bool {
-        let Part::Follows(id, leader, None) = self.change(py, Part::Over) else { return false };
-        if !note_wait(py, self.who, &self.leading, id, leader) {
+        let Part::Follows(flight, leader, None) = self.change(py, Part::Over) else { return false };
+        if !note_wait(py, self.who, &self.leading, flight.id, leader) {
             self.store().misses.increment(py);
             self.change(py, Part::Alone);
             return false;
         }
         let ticket = Ticket::for_task(event_loop, future);
-        if !self.store().join(py, id, &ticket) {
+        if !self.store().join(py, flight, &ticket) {
             forget_wait(py, self.who);
             return false;
         }
-        self.change(py, Part::Follows(id, leader, Some(ticket)));
+        self.change(py, Part::Follows(flight, leader, Some(ticket)));
         true
     }
 
     /// After the wait: `(True, value)`, or the exception; `(False, None)` where the journey's part has changed.
     fn arrive(&self, py: Python<'_>) -> PyResult<(bool, Option<Py<PyAny>>)> {
-        let (id, ticket) = match self.change(py, Part::Over) {
-            Part::Follows(id, _, Some(ticket)) => (id, ticket),
+        let (flight, ticket) = match self.change(py, Part::Over) {
+            Part::Follows(flight, _, Some(ticket)) => (flight, ticket),
             other => {
                 self.change(py, other);
                 return Ok((false, None));
             }
         };
         forget_wait(py, self.who);
-        match self.store().followed(py, id, self.who, &ticket) {
+        match self.store().followed(py, flight, self.who, &ticket) {
             Followed::Value(value) => Ok((true, Some(value))),
             Followed::Error(error) => Err(PyErr::from_value(error.into_bound(py))),
             Followed::Lead(flight) => {
+                note_home(py, flight.id);
                 self.change(py, Part::Leads(flight));
                 Ok((false, None))
             }

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString, PyTuple};
 
 use crate::callable::{Call, plain_equal};
+use crate::guarding;
 
 /// The key of an entry.
 pub enum Key {
@@ -43,7 +44,7 @@ impl Key {
     pub fn release(self, py: Python<'_>) {
         match self {
             Self::One(object) => drop(object.into_bound(py)),
-            many @ Self::Many(_) => Python::attach(|_| drop(many)),
+            many @ Self::Many(_) => guarding::attached(py, |_| drop(many)),
         }
     }
 

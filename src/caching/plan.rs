@@ -64,7 +64,8 @@ pub struct Company<'a, 'py> {
 
 impl Plan {
     /// The only argument of a call, where it is its own key.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the quick way in is to be one function to the optimiser")]
+    #[inline(always)]
     #[must_use]
     pub fn own_key<'a, 'py>(&self, py: Python<'py>, call: Call<'a, 'py>) -> Option<Borrowed<'a, 'py, PyAny>> {
         match self {

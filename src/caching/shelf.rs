@@ -24,6 +24,18 @@ pub enum Policy {
     S3Fifo,
 }
 
+impl Policy {
+    /// Whether a use makes a difference; `again` where the one before was of the same entry.
+    #[must_use]
+    pub fn minds(self, again: bool) -> bool {
+        match self {
+            Self::Lru => !again,
+            Self::Fifo => false,
+            Self::Lfu | Self::S3Fifo => true,
+        }
+    }
+}
+
 /// Uses that LFU tells apart.
 const LFU_USES: u16 = 63;
 /// Uses that S3-FIFO tells apart.
@@ -256,12 +268,17 @@ impl<T> Shelf<T> {
     /// Notes that an entry was used.
     #[inline]
     pub fn touch(&mut self, number: u32) {
+        // The same call again, and again: what a cache is for.
+        if self.policy != Policy::Lru || self.lists[0].newest != number {
+            self.move_up(number);
+        }
+    }
+
+    fn move_up(&mut self, number: u32) {
         match self.policy {
             Policy::Lru => {
-                if self.lists[0].newest != number {
-                    self.unlink(number);
-                    self.link(number, 0);
-                }
+                self.unlink(number);
+                self.link(number, 0);
             }
             Policy::Fifo => {}
             Policy::S3Fifo => {
@@ -316,6 +333,26 @@ impl<T> Shelf<T> {
         number
     }
 
+    /// What the caller noted of an entry that stands aside.
+    #[must_use]
+    pub fn note(&self, number: u32) -> u64 {
+        let slot = &self.slots[number as usize];
+        u64::from(slot.older) | u64::from(slot.newer) << 32
+    }
+
+    /// Notes something of an entry that stands aside. It is kept in the place of the links, of which it has none yet.
+    ///
+    /// # Panics
+    /// If the entry has been admitted.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the note in two halves")]
+    pub fn set_note(&mut self, number: u32, note: u64) {
+        let slot = &mut self.slots[number as usize];
+        assert_eq!(slot.list, ASIDE, "a note on an entry that has links");
+        slot.older = note as u32;
+        slot.newer = (note >> 32) as u32;
+    }
+
     /// Gives an entry that stands aside its place in the order of eviction.
     pub fn admit(&mut self, number: u32, weight: u64, capacity: usize) {
         let hash = self.slots[number as usize].hash;
@@ -333,6 +370,8 @@ impl<T> Shelf<T> {
     ///
     /// # Panics
     /// If there is no such entry.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "an item that goes from hand to hand in memory stalls at every one")]
     pub fn remove(&mut self, number: u32) -> T {
         if self.slots[number as usize].list != ASIDE {
             self.unlink(number);

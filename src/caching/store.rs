@@ -8,12 +8,12 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 
-use super::flights::{Flight, Landing, Who, forget_wait, note_leader, note_wait};
+use super::flights::{Flight, Landing, Who, forget_wait, leading_here, next_flight, note_leader, note_wait};
 use super::keys::{Answer, Key, Probe};
 use super::shelf::{NEVER, Shelf};
 use crate::clock;
 use crate::errors::Error;
-use crate::guarding::{self, Guarded, Tally, assert_nothing_is_open};
+use crate::guarding::{self, CatchUp, Shared, Tally, assert_nothing_is_open};
 use crate::lifecycle;
 use crate::waiting::{Settled, Ticket, Woken};
 
@@ -25,7 +25,7 @@ pub enum Value {
     Weak(Py<PyWeakrefReference>),
     /// The exception that computing ended with.
     Failed(Py<PyAny>),
-    /// Somebody computes it: the number of the flight.
+    /// Somebody computes it: the number of the flight. The shelf's note on the entry says who.
     Pending(u64),
 }
 
@@ -87,12 +87,25 @@ struct Instance {
 
 struct State {
     shelf: Shelf<Entry>,
+    /// Those that somebody follows.
     flights: Vec<Flight>,
     /// By slot, where a stale value is being refreshed.
     refreshing: HashSet<u32>,
     /// By the address of the weak reference that stands for the instance in the keys.
     instances: HashMap<usize, Instance>,
     generation: u64,
+    /// Hits that nobody needed to open the state for.
+    hits: u64,
+}
+
+impl CatchUp for State {
+    fn catch_up(&mut self, note: u32) {
+        self.shelf.touch(note);
+    }
+
+    fn add_looks(&mut self, looks: u64) {
+        self.hits += looks;
+    }
 }
 
 /// How a cache was set up.
@@ -115,16 +128,17 @@ pub struct Settings {
 
 /// The state of one cache.
 pub struct Store {
-    state: Guarded<State>,
+    state: Shared<State>,
     /// How it was set up.
     pub settings: Settings,
+    plain: bool,
     /// Whether any entry may expire, so that the clock has to be read.
     expires: AtomicBool,
-    /// Look-ups that found something.
-    pub hits: Tally,
+    /// Look-ups that found something, but for those that the state counts.
+    hits: Tally,
     /// Look-ups that found nothing.
     pub misses: Tally,
-    evictions: AtomicU64,
+    evictions: Tally,
     expirations: AtomicU64,
 }
 
@@ -139,7 +153,7 @@ pub enum Found<'py> {
     /// Nothing, and the caller is to compute it.
     Lead(Lead),
     /// Nothing yet: somebody else computes it.
-    Follow(u64, Who),
+    Follow(Lead, Who),
 }
 
 /// What the quick way in comes to.
@@ -154,7 +168,7 @@ pub enum Entered<'py> {
     Uncertain,
 }
 
-/// The right and duty to land a flight.
+/// A flight, and for its leader the right and duty to land it.
 #[derive(Clone, Copy)]
 pub struct Lead {
     /// The flight's number.
@@ -163,10 +177,14 @@ pub struct Lead {
     pub number: u32,
 }
 
-/// A flight number that is given out once.
-fn next_flight(py: Python<'_>) -> u64 {
-    static NEXT: Tally = Tally::new();
-    NEXT.next(py)
+/// Whether one more entry fits.
+enum Room {
+    /// It does.
+    There,
+    /// It does now: this one had to go.
+    Made(Entry),
+    /// More than one would have to go.
+    Short,
 }
 
 enum Look<R> {
@@ -179,19 +197,25 @@ impl Store {
     #[must_use]
     pub fn new(shelf: super::shelf::Policy, settings: Settings) -> Self {
         let expires = AtomicBool::new(settings.ttl.is_some());
+        let plain = settings.weigher.is_none()
+            && settings.on_evict.is_none()
+            && !settings.weak_values
+            && settings.maxsize != Some(0);
         Self {
-            state: Guarded::new(State {
+            state: Shared::new(State {
                 shelf: Shelf::new(shelf),
                 flights: Vec::new(),
                 refreshing: HashSet::new(),
                 instances: HashMap::new(),
                 generation: lifecycle::generation(),
+                hits: 0,
             }),
             settings,
+            plain,
             expires,
             hits: Tally::default(),
             misses: Tally::default(),
-            evictions: AtomicU64::new(0),
+            evictions: Tally::default(),
             expirations: AtomicU64::new(0),
         }
     }
@@ -260,7 +284,7 @@ impl Store {
     }
 
     /// The quick way in: a value that is there and good, or nothing at all under that key, without asking any Python
-    /// code. Where there is nothing and `who` is given, they lead the flight from now on.
+    /// code. Where there is nothing and the caller `leads`, this thread leads the flight from now on.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "the quick way in is to be one function to the optimiser")]
     pub fn enter<'py>(
@@ -268,10 +292,14 @@ impl Store {
         py: Python<'py>,
         hash: u64,
         now: u64,
-        who: Option<Who>,
+        leads: bool,
         same: impl Fn(&Key) -> Answer,
         to_key: impl FnOnce() -> Key,
     ) -> Entered<'py> {
+        #[cfg(Py_GIL_DISABLED)]
+        if let Some(value) = self.glance(py, hash, now, &same) {
+            return Entered::Hit(value);
+        }
         self.state.peek(py, |state| {
             let mut certain = true;
             let found = state.shelf.find(hash, |_, entry| match same(&entry.key) {
@@ -296,14 +324,16 @@ impl Store {
                 return Entered::Uncertain;
             }
             self.misses.increment(py);
-            match who {
-                Some(who) => Entered::Lead(state.take_off(py, to_key(), hash, who)),
-                None => Entered::Absent(state.shelf.version()),
+            if leads {
+                Entered::Lead(state.take_off(py, to_key(), hash, Who::here()))
+            } else {
+                Entered::Absent(state.shelf.version())
             }
         })
     }
 
     /// The quick way to a value that is there and good; nothing else happens, and nothing is counted, where it isn't.
+    #[inline]
     pub fn enter_uncounted<'py>(
         &self,
         py: Python<'py>,
@@ -311,6 +341,9 @@ impl Store {
         now: u64,
         same: impl Fn(&Key) -> Answer,
     ) -> Option<Bound<'py, PyAny>> {
+        #[cfg(Py_GIL_DISABLED)]
+        return self.glance(py, hash, now, same);
+        #[cfg(not(Py_GIL_DISABLED))]
         self.state.peek(py, |state| {
             let number = state.shelf.find(hash, |_, entry| same(&entry.key) == Answer::Same)?;
             let Value::Ready(value) = &state.shelf.item(number).value else { return None };
@@ -324,56 +357,130 @@ impl Store {
         })
     }
 
-    /// Whether landing asks nobody and tells nobody.
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
-        let settings = &self.settings;
-        settings.weigher.is_none()
-            && settings.on_evict.is_none()
-            && !settings.weak_values
-            && settings.maxsize != Some(0)
+    /// A value that is there and good, while others look, too.
+    #[cfg(Py_GIL_DISABLED)]
+    #[inline]
+    fn glance<'py>(
+        &self,
+        py: Python<'py>,
+        hash: u64,
+        now: u64,
+        same: impl Fn(&Key) -> Answer,
+    ) -> Option<Bound<'py, PyAny>> {
+        self.state.glance(py, |state, lane| {
+            let number = state.shelf.find(hash, |_, entry| same(&entry.key) == Answer::Same)?;
+            let Value::Ready(value) = &state.shelf.item(number).value else { return None };
+            if now >= state.shelf.expiry(number) {
+                return None;
+            }
+            lane.count();
+            if state.shelf.policy().minds(lane.last() == Some(number)) {
+                lane.note(number);
+            }
+            Some(value.bind(py).clone())
+        })
     }
 
-    /// Lands a flight with its value, in a store that is plain: the quick way.
+    /// Look-ups that found something.
+    pub fn hits(&self, py: Python<'_>) -> u64 {
+        self.hits.get() + self.state.with(py, |state, _| state.hits)
+    }
+
+    /// Whether landing asks nobody and tells nobody.
     #[inline]
-    pub fn land_plainly<'py>(&self, py: Python<'py>, lead: Lead, value: &Bound<'py, PyAny>) -> PyResult<()> {
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// Keeps a value for one object, in a store that is plain: the quick way. False where it has to be looked at more
+    /// closely, and nothing has been done.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "an entry that goes from hand to hand in memory stalls at every one")]
+    pub fn set_plainly<'py>(
+        &self,
+        py: Python<'py>,
+        hash: u64,
+        value: &Bound<'py, PyAny>,
+        same: impl Fn(&Key) -> Answer,
+        to_key: impl FnOnce() -> Key,
+    ) -> PyResult<bool> {
         let expiry = self.new_expiry(py)?;
-        let (victim, more, followers) = self.state.peek(py, |state| {
-            let mut victim = None;
-            let mut more = Gone::new();
-            if state.is_pending(lead) {
-                victim = self.make_room_for_one(state, &mut more);
-                state.shelf.item_mut(lead.number).value = Value::Ready(value.clone().unbind());
-                state.shelf.admit(lead.number, 1, self.capacity());
-                if expiry != NEVER {
-                    state.shelf.set_expiry(lead.number, expiry);
+        let set = self.state.peek(py, |state| {
+            let mut certain = true;
+            let found = state.shelf.find(hash, |_, entry| match same(&entry.key) {
+                Answer::Same => true,
+                Answer::Different => false,
+                Answer::Ask => {
+                    certain = false;
+                    false
                 }
+            });
+            if let Some(number) = found {
+                let Value::Ready(kept) = &mut state.shelf.item_mut(number).value else { return None };
+                let before = std::mem::replace(kept, value.clone().unbind());
+                if !state.refreshing.is_empty() {
+                    state.refreshing.remove(&number);
+                }
+                state.shelf.renew(number);
+                state.shelf.set_expiry(number, expiry);
+                return Some((Some(before), None));
             }
-            (victim, more, state.touch_down(lead.id))
+            if !certain {
+                return None;
+            }
+            let victim = match self.make_room_for_one(py, state) {
+                Room::There => None,
+                Room::Made(victim) => Some(victim),
+                Room::Short => return None,
+            };
+            let entry = Entry { key: to_key(), value: Value::Ready(value.clone().unbind()) };
+            let number = state.shelf.insert(hash, entry);
+            state.shelf.admit(number, 1, self.capacity());
+            if expiry != NEVER {
+                state.shelf.set_expiry(number, expiry);
+            }
+            Some((None, victim))
         });
+        let Some((before, victim)) = set else { return Ok(false) };
+        if let Some(before) = before {
+            drop(before.into_bound(py));
+        }
         if let Some(victim) = victim {
             victim.release(py);
         }
-        if more.is_empty() && followers.is_empty() { Ok(()) } else { self.hand_out(py, more, followers, value) }
+        Ok(true)
     }
 
-    #[cold]
-    fn hand_out<'py>(
-        &self,
-        py: Python<'py>,
-        gone: Gone,
-        followers: Vec<Arc<Ticket<Landing>>>,
-        value: &Bound<'py, PyAny>,
-    ) -> PyResult<()> {
-        Python::attach(|_| {
-            let mut outcome = Ok(());
-            for follower in followers {
-                let (_, interrupted) = follower.give(py, Landing::Value(value.clone().unbind()));
-                outcome = outcome.and(interrupted);
+    /// Lands a flight with its value, in a store that is plain: the quick way, where nobody follows and one has to go at
+    /// most.
+    #[inline]
+    pub fn land_plainly<'py>(&self, py: Python<'py>, lead: Lead, value: &Bound<'py, PyAny>) -> PyResult<()> {
+        let expiry = self.new_expiry(py)?;
+        let landed = self.state.peek(py, |state| {
+            if !state.flights.is_empty() || !state.is_pending(lead) {
+                return None;
             }
-            self.bury(py, gone);
-            outcome
-        })
+            let victim = match self.make_room_for_one(py, state) {
+                Room::There => None,
+                Room::Made(victim) => Some(victim),
+                Room::Short => return None,
+            };
+            state.shelf.item_mut(lead.number).value = Value::Ready(value.clone().unbind());
+            state.shelf.admit(lead.number, 1, self.capacity());
+            if expiry != NEVER {
+                state.shelf.set_expiry(lead.number, expiry);
+            }
+            Some(victim)
+        });
+        match landed {
+            Some(None) => Ok(()),
+            Some(Some(victim)) => {
+                victim.release(py);
+                Ok(())
+            }
+            None => guarding::attached(py, |py| self.land(py, lead, value)),
+        }
     }
 
     /// Keeps a value for a key of which there was nothing at `version`, in a store that is plain. False where things have
@@ -388,27 +495,28 @@ impl Store {
         to_key: impl FnOnce() -> Key,
     ) -> PyResult<bool> {
         let expiry = self.new_expiry(py)?;
-        let mut more = Gone::new();
-        let (kept, victim) = self.state.peek(py, |state| {
+        let kept = self.state.peek(py, |state| {
             if state.shelf.version() != version {
-                return (false, None);
+                return None;
             }
-            let victim = self.make_room_for_one(state, &mut more);
+            let victim = match self.make_room_for_one(py, state) {
+                Room::There => None,
+                Room::Made(victim) => Some(victim),
+                Room::Short => return None,
+            };
             let entry = Entry { key: to_key(), value: Value::Ready(value.clone().unbind()) };
             let number = state.shelf.insert(hash, entry);
             state.shelf.admit(number, 1, self.capacity());
             if expiry != NEVER {
                 state.shelf.set_expiry(number, expiry);
             }
-            (true, victim)
+            Some(victim)
         });
+        let Some(victim) = kept else { return Ok(false) };
         if let Some(victim) = victim {
             victim.release(py);
         }
-        if !more.is_empty() {
-            self.bury(py, more);
-        }
-        Ok(kept)
+        Ok(true)
     }
 
     /// When an entry dies that is kept now.
@@ -420,20 +528,21 @@ impl Store {
         }
     }
 
-    /// Makes room for an entry that weighs one: for that, one has to go at most, but after a change of weights.
-    #[inline]
-    fn make_room_for_one(&self, state: &mut State, more: &mut Gone) -> Option<Entry> {
-        let maxsize = self.settings.maxsize?;
+    /// Makes room for an entry that weighs one, in a store that is plain.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "an entry that goes from hand to hand in memory stalls at every one")]
+    fn make_room_for_one(&self, py: Python<'_>, state: &mut State) -> Room {
+        let Some(maxsize) = self.settings.maxsize else { return Room::There };
         if state.shelf.weight() < maxsize {
-            return None;
+            return Room::There;
         }
-        let victim = state.shelf.victim(self.capacity())?;
-        self.evictions.fetch_add(1, Ordering::Relaxed);
-        let victim = state.take_out(victim);
-        if state.shelf.weight() >= maxsize {
-            self.make_room(state, 1, more);
+        match state.shelf.victim(self.capacity()) {
+            Some(victim) if state.shelf.weight() == maxsize => {
+                self.evictions.increment(py);
+                Room::Made(state.take_out(victim))
+            }
+            _ => Room::Short,
         }
-        Some(victim)
     }
 
     /// Looks a key up for `who`, who will compute it where nobody does.
@@ -518,8 +627,8 @@ impl Store {
         let lingers = !fresh && now < expiry.saturating_add(self.settings.stale);
         let found = match &state.shelf.item(number).value {
             Value::Pending(id) => {
-                let flight = state.flights.iter().rfind(|flight| flight.id == *id);
-                return flight.map(|flight| Found::Follow(*id, flight.leader));
+                let leader = Who::unpack(state.shelf.note(number));
+                return Some(Found::Follow(Lead { id: *id, number }, leader));
             }
             Value::Ready(value) if lingers => Ok((value.bind(py).clone(), true)),
             Value::Weak(value) if fresh || lingers => match value.bind(py).upgrade() {
@@ -555,42 +664,50 @@ impl Store {
     }
 
     /// Waits on this thread for a flight to land. `None` says that the caller should look again.
-    pub fn follow(&self, py: Python<'_>, id: u64, leader: Who) -> PyResult<Followed> {
+    pub fn follow(&self, py: Python<'_>, flight: Lead, leader: Who) -> PyResult<Followed> {
         let who = Who::here();
-        if !note_wait(py, who, &[], id, leader) {
+        if !note_wait(py, who, &leading_here(py), flight.id, leader) {
             return Ok(Followed::Circle);
         }
         let ticket = Ticket::for_this_thread();
-        if !self.join(py, id, &ticket) {
+        if !self.join(py, flight, &ticket) {
             forget_wait(py, who);
             return Ok(Followed::Again);
         }
         let woken = ticket.wait(py, None);
         forget_wait(py, who);
         match woken {
-            Ok(Woken::Settled) => Ok(self.followed(py, id, who, &ticket)),
+            Ok(Woken::Settled) => Ok(self.followed(py, flight, who, &ticket)),
             Ok(Woken::Expired | Woken::Forked) => Ok(Followed::Again),
             Err(interrupt) => {
-                self.leave(py, id, &ticket);
+                self.leave(py, flight, &ticket);
                 Err(interrupt)
             }
         }
     }
 
     /// Puts a follower's ticket into its flight; false where that has landed.
-    pub fn join(&self, py: Python<'_>, id: u64, ticket: &Arc<Ticket<Landing>>) -> bool {
+    pub fn join(&self, py: Python<'_>, flight: Lead, ticket: &Arc<Ticket<Landing>>) -> bool {
         let mut gone = Gone::new();
         let joined = self.state.with(py, |state, _| {
             state.forget_the_parents(&mut gone);
-            let flight = state.flights.iter_mut().rfind(|flight| flight.id == id);
-            flight.map(|flight| flight.followers.push(Arc::clone(ticket))).is_some()
+            if let Some(flight) = state.flights.iter_mut().rfind(|other| other.id == flight.id) {
+                flight.followers.push(Arc::clone(ticket));
+                return true;
+            }
+            // Whose entry has gone without a follower can be followed no more: nobody would know when it lands.
+            let pending = state.is_pending(flight);
+            if pending {
+                state.flights.push(Flight { id: flight.id, followers: vec![Arc::clone(ticket)] });
+            }
+            pending
         });
-        Python::attach(|_| drop(gone));
+        guarding::attached(py, |_| drop(gone));
         joined
     }
 
     /// What a settled ticket of a flight says to `who`.
-    pub fn followed(&self, py: Python<'_>, id: u64, who: Who, ticket: &Ticket<Landing>) -> Followed {
+    pub fn followed(&self, py: Python<'_>, flight: Lead, who: Who, ticket: &Ticket<Landing>) -> Followed {
         match ticket.take(py) {
             Some(Settled::Given(Landing::Value(value))) => {
                 self.hits.increment(py);
@@ -598,13 +715,13 @@ impl Store {
             }
             Some(Settled::Given(Landing::Error(error))) => Followed::Error(error),
             Some(Settled::Given(Landing::Lead)) => {
-                note_leader(py, id, who);
-                let number = self.state.with(py, |state, _| {
-                    let flight = state.flights.iter_mut().rfind(|flight| flight.id == id)?;
-                    flight.leader = who;
-                    Some(state.number_of(id))
+                note_leader(py, flight.id, who);
+                self.state.with(py, |state, _| {
+                    if state.is_pending(flight) {
+                        state.shelf.set_note(flight.number, who.pack());
+                    }
                 });
-                number.map_or(Followed::Again, |number| Followed::Lead(Lead { id, number }))
+                Followed::Lead(flight)
             }
             Some(Settled::Closed | Settled::Left) | None => Followed::Again,
         }
@@ -636,7 +753,7 @@ impl Store {
             if state.is_pending(lead) {
                 match kept {
                     Some(kept) => {
-                        self.make_room(state, weight, &mut gone);
+                        self.make_room(py, state, weight, &mut gone);
                         state.shelf.item_mut(lead.number).value = kept;
                         state.shelf.admit(lead.number, weight, self.capacity());
                         state.shelf.set_expiry(lead.number, expiry);
@@ -675,7 +792,7 @@ impl Store {
         let followers = self.state.with(py, |state, _| {
             if state.is_pending(lead) {
                 if keep.is_some() && self.settings.maxsize != Some(0) {
-                    self.make_room(state, 1, &mut gone);
+                    self.make_room(py, state, 1, &mut gone);
                     state.shelf.item_mut(lead.number).value = Value::Failed(error.clone().unbind());
                     state.shelf.admit(lead.number, 1, self.capacity());
                     state.shelf.set_expiry(lead.number, expiry);
@@ -783,7 +900,7 @@ impl Store {
                     state.shelf.reweigh(number, 0);
                     state.shelf.renew(number);
                     // Its old self must not be chosen to make room for its new one.
-                    self.make_room_beside(state, number, weight, gone);
+                    self.make_room_beside(py, state, number, weight, gone);
                     state.shelf.reweigh(number, weight);
                     number
                 }
@@ -791,7 +908,7 @@ impl Store {
                     if let Some(pending) = other {
                         gone.push((state.take_out(pending), Cause::Replaced));
                     }
-                    self.make_room(state, weight, gone);
+                    self.make_room(py, state, weight, gone);
                     let number = state.shelf.insert(probe.hash(), Entry { key: probe.to_key(), value: kept });
                     state.shelf.admit(number, weight, self.capacity());
                     number
@@ -806,12 +923,12 @@ impl Store {
         Ok(number)
     }
 
-    fn make_room_beside(&self, state: &mut State, stays: u32, weight: u64, gone: &mut Gone) {
+    fn make_room_beside(&self, py: Python<'_>, state: &mut State, stays: u32, weight: u64, gone: &mut Gone) {
         let Some(maxsize) = self.settings.maxsize else { return };
         while state.shelf.weight().saturating_add(weight) > maxsize {
             let numbers = state.shelf.numbers();
             let Some(victim) = numbers.into_iter().find(|number| *number != stays) else { return };
-            self.evictions.fetch_add(1, Ordering::Relaxed);
+            self.evictions.increment(py);
             gone.push((state.take_out(victim), Cause::Size));
         }
     }
@@ -887,10 +1004,11 @@ impl Store {
     }
 
     /// Starts the statistics over.
-    pub fn reset_counters(&self) {
+    pub fn reset_counters(&self, py: Python<'_>) {
+        self.state.with(py, |state, _| state.hits = 0);
         self.hits.reset();
         self.misses.reset();
-        self.evictions.store(0, Ordering::Relaxed);
+        self.evictions.reset();
         self.expirations.store(0, Ordering::Relaxed);
     }
 
@@ -988,7 +1106,7 @@ impl Store {
     /// How many were evicted, and how many died.
     #[must_use]
     pub fn losses(&self) -> (u64, u64) {
-        (self.evictions.load(Ordering::Relaxed), self.expirations.load(Ordering::Relaxed))
+        (self.evictions.get(), self.expirations.load(Ordering::Relaxed))
     }
 
     /// Shows everything to the garbage collector.
@@ -1058,7 +1176,7 @@ impl Store {
             }
             (gone, instance)
         });
-        Python::attach(|_| drop(instance));
+        guarding::attached(py, |_| drop(instance));
         self.bury(py, gone);
     }
 
@@ -1071,22 +1189,22 @@ impl Store {
     }
 
     /// Gives a flight up that was interrupted: the first follower takes over; without one it has never been.
-    pub fn abandon(&self, py: Python<'_>, id: u64) {
+    pub fn abandon(&self, py: Python<'_>, flight: Lead) {
         loop {
             let mut gone = Gone::new();
             let next = self.state.with(py, |state, _| {
-                let place = state.flights.iter().rposition(|flight| flight.id == id)?;
-                if !state.flights[place].followers.is_empty() {
-                    return Some(state.flights[place].followers.remove(0));
+                if let Some(place) = state.flights.iter().rposition(|other| other.id == flight.id) {
+                    if !state.flights[place].followers.is_empty() {
+                        return Some(state.flights[place].followers.remove(0));
+                    }
+                    state.flights.swap_remove(place);
                 }
-                state.flights.swap_remove(place);
-                let number = state.number_of(id);
-                if number != u32::MAX {
-                    gone.push((state.take_out(number), Cause::Size));
+                if state.is_pending(flight) {
+                    gone.push((state.take_out(flight.number), Cause::Size));
                 }
                 None
             });
-            Python::attach(|_| drop(gone));
+            guarding::attached(py, |_| drop(gone));
             let Some(next) = next else { return };
             if next.give(py, Landing::Lead).0.is_ok() {
                 return;
@@ -1113,11 +1231,11 @@ impl Store {
     }
 
     /// Evicts until something of this weight fits.
-    fn make_room(&self, state: &mut State, weight: u64, gone: &mut Gone) {
+    fn make_room(&self, py: Python<'_>, state: &mut State, weight: u64, gone: &mut Gone) {
         let Some(maxsize) = self.settings.maxsize else { return };
         while state.shelf.weight().saturating_add(weight) > maxsize {
             let Some(victim) = state.shelf.victim(self.capacity()) else { return };
-            self.evictions.fetch_add(1, Ordering::Relaxed);
+            self.evictions.increment(py);
             gone.push((state.take_out(victim), Cause::Size));
         }
     }
@@ -1126,7 +1244,7 @@ impl Store {
     #[cold]
     fn bury(&self, py: Python<'_>, gone: Gone) {
         assert_nothing_is_open("releasing entries");
-        Python::attach(|_| {
+        guarding::attached(py, |_| {
             if let Some(on_evict) = &self.settings.on_evict {
                 for (entry, cause) in &gone {
                     let value = match &entry.value {
@@ -1153,9 +1271,9 @@ impl Store {
     }
 
     /// A follower leaves. Where it had just been asked to lead, the next is.
-    pub fn leave(&self, py: Python<'_>, id: u64, ticket: &Ticket<Landing>) {
+    pub fn leave(&self, py: Python<'_>, flight: Lead, ticket: &Ticket<Landing>) {
         if let Some(Landing::Lead) = ticket.leave(py) {
-            self.abandon(py, id);
+            self.abandon(py, flight);
         }
     }
 }
@@ -1176,7 +1294,8 @@ pub enum Followed {
 
 impl Entry {
     /// Lets the entry go at once, on a thread that `PyO3` may not know to be attached.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "an entry that goes from hand to hand in memory stalls at every one")]
     fn release(self, py: Python<'_>) {
         self.key.release(py);
         match self.value {
@@ -1192,11 +1311,13 @@ impl State {
     fn take_off(&mut self, py: Python<'_>, key: Key, hash: u64, who: Who) -> Lead {
         let id = next_flight(py);
         let number = self.shelf.insert(hash, Entry { key, value: Value::Pending(id) });
-        self.flights.push(Flight { id, leader: who, followers: Vec::new() });
+        self.shelf.set_note(number, who.pack());
         Lead { id, number }
     }
 
     /// Takes an entry out, wherever it is noted.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "an entry that goes from hand to hand in memory stalls at every one")]
     fn take_out(&mut self, number: u32) -> Entry {
         if !self.refreshing.is_empty() {
             self.refreshing.remove(&number);
@@ -1213,17 +1334,16 @@ impl State {
     }
 
     /// Ends a flight and gives out its followers.
+    #[inline]
     fn touch_down(&mut self, id: u64) -> Vec<Arc<Ticket<Landing>>> {
+        if self.flights.is_empty() {
+            return Vec::new();
+        }
         let place = self.flights.iter().rposition(|flight| flight.id == id);
         place.map(|place| self.flights.swap_remove(place).followers).unwrap_or_default()
     }
 
-    /// The slot of a flight's entry; one that doesn't exist where somebody has taken it out.
-    fn number_of(&self, id: u64) -> u32 {
-        let pending = |number: &u32| matches!(self.shelf.item(*number).value, Value::Pending(other) if other == id);
-        self.shelf.aside().find(pending).unwrap_or(u32::MAX)
-    }
-
+    /// Whether the entry is still there that the flight was for.
     fn is_pending(&self, lead: Lead) -> bool {
         let entry = self.shelf.get(lead.number);
         entry.is_some_and(|entry| matches!(entry.value, Value::Pending(id) if id == lead.id))
@@ -1237,16 +1357,12 @@ impl State {
         }
         self.generation = generation;
         self.refreshing.clear();
+        // Whoever followed was another thread, or a task of this one's that looks again when it gets on.
+        self.flights.clear();
         let here = Who::here();
-        let lost: Vec<u64> =
-            self.flights.iter().filter(|flight| flight.leader != here).map(|flight| flight.id).collect();
-        for id in lost {
-            self.flights.retain(|flight| flight.id != id);
-            let number = self.number_of(id);
-            if number != u32::MAX {
-                gone.push((self.take_out(number), Cause::Cleared));
-            }
-        }
+        let lost: Vec<u32> =
+            self.shelf.aside().filter(|number| Who::unpack(self.shelf.note(*number)) != here).collect();
+        gone.extend(lost.into_iter().map(|number| (self.take_out(number), Cause::Cleared)));
     }
 }
 

@@ -20,7 +20,7 @@ use super::stock::{Addressed, Known, NEVER, Order, Stock, end_of_life};
 use crate::callable::{Spot, calling_frame, calling_spot, calling_stack, this_thread};
 use crate::clock::{SECOND, binding::nanoseconds, coarse, precise};
 use crate::errors::Error;
-use crate::guarding::{self, Dead, Guarded, Made, interned};
+use crate::guarding::{self, Dead, Guarded, Made, attached, interned};
 use crate::lifecycle;
 use crate::upkeep;
 use crate::waiting::binding::Watch;
@@ -361,7 +361,7 @@ where
 fn first_of(one: PyResult<()>, other: PyResult<()>) -> PyResult<()> {
     match (one, other) {
         (Err(first), Err(second)) => {
-            Python::attach(|_| drop(second));
+            drop(second);
             Err(first)
         }
         (one, other) => one.and(other),
@@ -391,7 +391,7 @@ impl Pool {
             body(state, dead, &mut spent)
         });
         if !spent.is_empty() {
-            Python::attach(|_| drop(spent));
+            attached(py, |_| drop(spent));
         }
         result
     }
@@ -766,7 +766,7 @@ impl Pool {
             }
             outcome = first_of(outcome, interrupted);
         }
-        Python::attach(|_| drop(told));
+        attached(py, |_| drop(told));
         if retries {
             Self::arrange(this, retry_at);
         }
@@ -881,7 +881,7 @@ impl Pool {
         for ticket in &told {
             outcome = first_of(outcome, ticket.give(py, Gift::NothingLeft).1);
         }
-        Python::attach(|_| drop(told));
+        attached(py, |_| drop(told));
         outcome = first_of(outcome, Self::offer(this));
         Self::ask_for_more(this);
         first_of(outcome, Self::settle_closers(this))
@@ -932,7 +932,7 @@ impl Pool {
                     }
                 });
             }
-            Python::attach(|_| drop(ticket));
+            attached(py, |_| drop(ticket));
         }
         let retry_at = pool.open(py, |state, _, _| {
             let waits = state.backoff.failures > 0 && state.waiters.first().is_some();
@@ -954,7 +954,7 @@ impl Pool {
         for ticket in &told {
             outcome = first_of(outcome, ticket.give(py, Gift::Empty).1);
         }
-        Python::attach(|_| drop(told));
+        attached(py, |_| drop(told));
         outcome
     }
 
@@ -1056,7 +1056,7 @@ impl Pool {
             };
             let (given, interrupted) = ticket.give(py, Gift::Resource(slot, serial));
             outcome = first_of(outcome, interrupted);
-            Python::attach(|_| drop(ticket));
+            attached(py, |_| drop(ticket));
             if given.is_ok() {
                 return Some(outcome);
             }
@@ -1864,7 +1864,7 @@ impl Pool {
         for ticket in &waiting {
             outcome = first_of(outcome, ticket.close(py));
         }
-        Python::attach(|_| drop(waiting));
+        attached(py, |_| drop(waiting));
         outcome.map(|()| idle)
     }
 
@@ -2234,7 +2234,7 @@ impl Approach {
         match self.change(py, Part::Over) {
             Part::Waits(ticket) => {
                 let outcome = Pool::give_up(pool, &ticket, self.closes.load(Ordering::Relaxed));
-                Python::attach(|_| drop(ticket));
+                attached(py, |_| drop(ticket));
                 outcome.map(|()| None)
             }
             Part::Checks(slot) => {
@@ -2325,7 +2325,7 @@ impl Approach {
         let part = self.change(py, Part::Over);
         let Part::Waits(ticket) = part else { return Err(Error::State("the approach does not wait").into()) };
         let settled = ticket.take(py);
-        Python::attach(|_| drop(ticket));
+        attached(py, |_| drop(ticket));
         if !self.closes.load(Ordering::Relaxed) {
             pool.get().note_wait(py, self.begun);
         }

@@ -411,7 +411,7 @@ impl Native for TimedFunction {
             return Ok(result?);
         }
         // Attached by PyO3's own count, so that what the listener leaves behind is released at once.
-        Python::attach(|_| match result {
+        guarding::attached(py, |_| match result {
             Ok(value) => {
                 timed.stopwatch.get().tell(py, duration, None)?;
                 Ok(value)

@@ -92,6 +92,7 @@ def examine(
     *,
     function: Callable[[AnyFunction, str], Function],
     called: Callable[[ast.Call], str | None],
+    branches: Callable[[type[ast.AST]], tuple[str, ...]],
 ) -> Facts:
     """Gather everything that is kept of one file.
 
@@ -100,6 +101,8 @@ def examine(
         tree: The same file, parsed.
         function: `function_of`, or the same with a wrapper around it; it is called for each function of the file.
         called: `called_name`, or the same with a wrapper around it; it is called for each call in the file.
+        branches: `branches_of`, or the same with a wrapper around it; it is called for each node of the tree, and says
+            the same of a hundred kinds of nodes again and again.
 
     Returns:
         The facts, with functions and findings in the order of their lines.
@@ -112,7 +115,7 @@ def examine(
     scopes: list[tuple[str, ast.AST]] = [("", tree)]
     while scopes:  # a list of what is still to be seen, not recursion: generated sources nest deeper than Python calls
         scope, node = scopes.pop()
-        inside = Inside.of(node)
+        inside = Inside.of(node, branches)
         for definition in inside.definitions:
             name = scope + definition.name
             if isinstance(definition, ast.ClassDef):
@@ -141,12 +144,12 @@ class Inside(NamedTuple):
     strings: list[ast.expr]
 
     @classmethod
-    def of(cls, node: ast.AST) -> Inside:
+    def of(cls, node: ast.AST, branches: Callable[[type[ast.AST]], tuple[str, ...]]) -> Inside:
         """Gather it."""
         inside = cls([], [], [], [])
         pending = [node]
         while pending:
-            for child in children(pending.pop()):
+            for child in children(pending.pop(), branches):
                 if isinstance(child, DEFINITIONS):
                     inside.definitions.append(child)
                     continue
@@ -256,17 +259,21 @@ def real_marks(source: Source, quoted: set[int]) -> list[Finding]:
 LEAVES = frozenset({"attr", "conversion", "ctx", "id", "kind", "op", "ops", "type_comment", "type_ignores"})
 """Fields that lead to no statement, no call and no string."""
 
-_branches: dict[type[ast.AST], tuple[str, ...]] = {}
+
+def branches_of(kind: type[ast.AST]) -> tuple[str, ...]:
+    """Return the fields of a kind of node that nodes can be in, without those that only decorate it, such as `Load`."""
+    return tuple(field for field in kind._fields if field not in LEAVES)
 
 
-def children(node: ast.AST) -> list[ast.AST]:
-    """Return the nodes directly under a node, without those that only decorate it, such as `Load`."""
-    kind = type(node)
-    fields = _branches.get(kind)
-    if fields is None:
-        _branches[kind] = fields = tuple(field for field in kind._fields if field not in LEAVES)
+def children(node: ast.AST, branches: Callable[[type[ast.AST]], tuple[str, ...]]) -> list[ast.AST]:
+    """Return the nodes directly under a node.
+
+    Args:
+        node: The node.
+        branches: `branches_of`, or the same with a wrapper around it.
+    """
     found: list[ast.AST] = []
-    for field in fields:
+    for field in branches(type(node)):
         value: ast.AST | list[object] | str | None = getattr(node, field, None)
         if isinstance(value, ast.AST):
             found.append(value)

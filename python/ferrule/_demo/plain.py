@@ -7,7 +7,7 @@ import sys
 from collections import defaultdict
 from contextlib import contextmanager
 from time import perf_counter
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ferrule._demo import examining, sources, storing
 from ferrule._demo.measuring import Measured
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 NAME = "plain Python"
 
 samples: defaultdict[str, list[float]] = defaultdict(list)
 counts: defaultdict[str, int] = defaultdict(int)
+results: list[dict[Any, Any]] = []
 
 
 def timed(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -95,6 +97,22 @@ def count_calls(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return decorate
 
 
+def memoized(function: Callable[[T], R]) -> Callable[[T], R]:
+    """Keep the results of a function of one argument."""
+    kept: dict[T, R] = {}
+    results.append(kept)
+
+    @functools.wraps(function)
+    def wrapper(argument: T) -> R:
+        try:
+            return kept[argument]
+        except KeyError:
+            result = kept[argument] = function(argument)
+            return result
+
+    return wrapper
+
+
 @timed("find")
 def find(path: Path) -> sources.Found:
     """Find the files."""
@@ -133,10 +151,16 @@ def called(call: ast.Call) -> str | None:
     return examining.called_name(call)
 
 
+@memoized
+def branches(kind: type[ast.AST]) -> tuple[str, ...]:
+    """Say which fields of a kind of node lead on."""
+    return examining.branches_of(kind)
+
+
 @timed("examine")
 def examine(source: examining.Source, tree: ast.Module) -> examining.Facts:
     """Examine one file."""
-    return examining.examine(source, tree, function=function, called=called)
+    return examining.examine(source, tree, function=function, called=called, branches=branches)
 
 
 @timed("store")
@@ -178,6 +202,11 @@ def calls_counted() -> int:
     return counts["called"]
 
 
+def results_kept() -> int:
+    """Say how many results are kept to be given out again."""
+    return sum(map(len, results))
+
+
 def kept_bytes() -> int:
     """Say how much memory the samples take: for each a float, and its place in a list."""
     return sum(sys.getsizeof(times) + sum(map(sys.getsizeof, times)) for times in samples.values())
@@ -187,3 +216,5 @@ def forget() -> None:
     """Start the measurements over."""
     samples.clear()
     counts.clear()
+    for kept in results:
+        kept.clear()

@@ -53,7 +53,7 @@ def as_json(outcome: Outcome) -> str:
             },
             "median_batch_ratio": outcome.batch_ratio,
         },
-        "cost_of_measuring": [one._asdict() for one in outcome.costs],
+        "cost_of_wrappers": [one._asdict() for one in outcome.costs],
         "plain_sample_bytes": outcome.kept_bytes,
         "rows_compared": outcome.rows,
         "differences": outcome.differences,
@@ -141,7 +141,7 @@ def side_by_side(outcome: Outcome) -> str:
         "Both did the same work on the same files, all read once beforehand so that neither waited for a disk, in"
         " turns of a few files, and who began changed each time. Each part is timed by its own job; the whole is timed"
         " from outside, by one clock for both, with everything that the measuring costs. What takes the time, parsing"
-        " above all, is the same code in both as yet: what differs is the measuring around it, and the rest of the"
+        " above all, is the same code in both as yet: what differs is what stands around it, and the rest of the"
         f" ratios is how steady this machine is. A turn of ferrule's took {outcome.batch_ratio:.3f} of plain Python's"
         " (median)."
     )
@@ -149,7 +149,7 @@ def side_by_side(outcome: Outcome) -> str:
 
 
 def cost(outcome: Outcome) -> str:
-    """Say what the measuring itself cost, which is all that differs as yet."""
+    """Say what the wrappers themselves cost, which is all that differs as yet."""
     rows: list[tuple[str, ...]] = [("", "times", plain.NAME, job.NAME, plain.NAME, job.NAME)]
     for one in outcome.costs:
         each = (f"{seconds * 1e9:,.0f} ns each" for seconds in (one.plain, one.ferrule))
@@ -163,10 +163,11 @@ def cost(outcome: Outcome) -> str:
     rows.append(("of the whole", "", "", "", *shares))
     words = (
         "What a wrapper adds, measured apart on functions that do nothing, times how often the job went through one."
+        " A result given is a look-up of what had been computed before, by a dictionary with no limit and `cached`."
         f" Plain Python's lists of samples grew to {outcome.kept_bytes:,} bytes and would go on growing, for a count, a"
         " total, a mean and a maximum. ferrule's histograms are bounded, and have the quantiles, too."
     )
-    return section("What the measuring itself costs", [*table(rows, "<>>>>>"), "", *wrapped(words)])
+    return section("What the wrappers themselves cost", [*table(rows, "<>>>>>"), "", *wrapped(words)])
 
 
 def comparison(outcome: Outcome) -> str:
