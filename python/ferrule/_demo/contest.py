@@ -159,7 +159,8 @@ class Contest:
         found = [one.first(self.limit) for one in self.in_turns([partial(one.find, self.path) for one in self.jobs])]
         if found[0] != found[1]:
             self.differences.append(f"find: {len(found[0].files):,} files and {len(found[1].files):,}, not the same")
-        for database, one in zip(self.databases, found, strict=True):
+        databases: list[sqlite3.Connection | ResourcePool[sqlite3.Connection]] = list(self.databases)
+        for database, one in zip(databases, found, strict=True):
             with connected(database) as connection, transaction(connection):
                 for problem in one.problems:
                     storing.store_problem(connection, problem)
