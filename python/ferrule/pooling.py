@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast, overload
 
 from ferrule import _core
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from datetime import timedelta
     from logging import Logger
-    from types import CodeType, EllipsisType, TracebackType
+    from types import CodeType, EllipsisType, ModuleType, TracebackType
     from typing import Literal, Protocol, TypeAlias
 
     Order: TypeAlias = Literal["lifo", "fifo"]
@@ -379,9 +380,8 @@ class ResourcePool(_core.Pool[T]):
         Raises:
             PoolTimeout: If something is still lent then; it is closed when it comes back.
         """
-        from asyncio import get_running_loop, wait
-
-        loop = get_running_loop()
+        asyncio = _asyncio()
+        loop = asyncio.get_running_loop()
         closing: list[Task[None]] = []
         for slot, home in self._shut():
             if home is None or home is loop:
@@ -390,7 +390,7 @@ class ResourcePool(_core.Pool[T]):
             elif not self._close_elsewhere(home, slot):
                 self._vacate(slot)
         if closing:
-            await wait(closing)
+            await asyncio.wait(closing)
         approach = self._departure(loop, timeout)
         if approach is None:
             return
@@ -443,11 +443,10 @@ class ResourcePool(_core.Pool[T]):
 
     async def _travel(self, approach: _core.Approach) -> Any:
         """Get to a resource: wait for it, check it, make it, as it comes."""
-        from asyncio import current_task, get_running_loop
-
-        loop = get_running_loop()
+        asyncio = _asyncio()
+        loop = asyncio.get_running_loop()
         try:
-            part: str = approach.board(loop, current_task())
+            part: str = approach.board(loop, asyncio.current_task())
             while part != "lent":
                 if part == "waits":
                     await cast("Awaitable[None]", approach.future)
@@ -460,7 +459,7 @@ class ResourcePool(_core.Pool[T]):
                 elif part == "makes":
                     part = await self._make(approach)
                 else:
-                    part = approach.board(loop, current_task())
+                    part = approach.board(loop, asyncio.current_task())
         except BaseException:
             slot = approach.leave()
             if slot is not None:
@@ -477,12 +476,10 @@ class ResourcePool(_core.Pool[T]):
             return False
 
     async def _make(self, approach: _core.Approach) -> Literal["lent"]:
-        from asyncio import timeout
-
         create = cast("Callable[[], Any]", self._creates)
         left = approach.left if self._asynchronous else None
         # A loop's own clock can wait for a century, and not much longer.
-        limit = timeout(None if left is None or left > _CENTURY else left)
+        limit = _asyncio().timeout(None if left is None or left > _CENTURY else left)
         try:
             async with limit:
                 made = create()
@@ -529,9 +526,7 @@ class ResourcePool(_core.Pool[T]):
 
     async def _give_back(self, slot: int, serial: int, kept: bool) -> bool:  # noqa: FBT001 - internal
         """Take a loan back; false where it is none any more."""
-        from asyncio import get_running_loop
-
-        loop = get_running_loop()
+        loop = _asyncio().get_running_loop()
         part = self._take_back(slot, serial, kept, loop)
         if part == "resets":
             reset = cast("Callable[[Any], Any]", self._resets)
@@ -595,6 +590,12 @@ def _backoff(given: Any) -> Backoff:
     if not callable(getattr(given, "next_delay", None)):
         raise TypeError(f"create_backoff must be a Retry or None, not {type(given).__name__}: {given!r}")
     return cast("Backoff", given)
+
+
+def _asyncio() -> ModuleType:
+    # Not imported with this module, because it takes longer than all of ferrule, nor by a statement in each coroutine,
+    # which takes longer than lending does.
+    return sys.modules.get("asyncio") or import_module("asyncio")
 
 
 def _running_loop() -> AbstractEventLoop | None:

@@ -459,7 +459,7 @@ impl Pool {
         let deadline = length.and_then(|length| begun.checked_add(length));
         loop {
             let ticket = Ticket::for_this_thread();
-            let claim = match Self::enter(this, &ticket, length != Some(0), 0)? {
+            let claim = match Self::enter(this, Some(&ticket), length != Some(0), 0)? {
                 Some(claim) => claim,
                 None => match Self::await_claim(this, &ticket, begun, deadline)? {
                     Some(claim) => claim,
@@ -473,8 +473,13 @@ impl Pool {
         }
     }
 
-    /// Takes what there is, or else joins the line (and gives `None`).
-    fn enter(this: &Bound<'_, Self>, ticket: &Arc<Ticket<Gift>>, wait: bool, home: usize) -> PyResult<Option<Claim>> {
+    /// Takes what there is, or else joins the line, if there is a ticket to join it with, and gives `None`.
+    fn enter(
+        this: &Bound<'_, Self>,
+        ticket: Option<&Arc<Ticket<Gift>>>,
+        wait: bool,
+        home: usize,
+    ) -> PyResult<Option<Claim>> {
         let py = this.py();
         let pool = this.get();
         let in_background = !upkeep::is_over(py);
@@ -508,6 +513,7 @@ impl Pool {
             {
                 return Entry::Exhausted(waiting);
             }
+            let Some(ticket) = ticket else { return Entry::Queued { retry_at: None } };
             state.waiters.join(ticket.clone());
             // What is idle belongs to other loops: the oldest makes room.
             if home != 0
@@ -1478,18 +1484,42 @@ impl Pool {
     }
 
     /// Lend a resource for the length of a block, of `with` or of `async with`.
+    ///
+    /// A block that ends with an exception has its resource reset, or closed where there is no `reset`.
+    ///
+    /// Args:
+    ///     timeout: Seconds (or a `timedelta`) to wait for one; left out, the pool's own; 0 doesn't wait, `None` waits for
+    ///         ever.
+    ///
+    /// Raises:
+    ///     PoolTimeout: When entered, if none came free in time.
+    ///     PoolExhausted: When entered, if more wait already than `max_waiting` allows, or there will never be one.
+    ///     PoolClosed: When entered, if the pool is closed, or was closed meanwhile.
     #[pyo3(signature = (*, timeout=Given(None)), text_signature = "($self, *, timeout=...)")]
     fn lease(this: &Bound<'_, Self>, timeout: Given<'_>) -> PyResult<Lease> {
         Ok(Lease::new(this, timeout.limit()?))
     }
 
     /// Take a resource, to be given back by `release`.
+    ///
+    /// Args:
+    ///     timeout: As for `lease`.
+    ///
+    /// Raises:
+    ///     PoolTimeout, PoolExhausted, PoolClosed: As for `lease`.
     #[pyo3(signature = (*, timeout=Given(None)), text_signature = "($self, *, timeout=...)")]
     fn acquire<'py>(this: &Bound<'py, Self>, timeout: Given<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(Self::take(this, timeout.limit()?)?.resource)
     }
 
-    /// Give a resource back that `acquire` gave; with `discard`, have it closed.
+    /// Give a resource back that `acquire` gave.
+    ///
+    /// Args:
+    ///     resource: The resource.
+    ///     discard: Have it closed, because it is broken or in a state that nobody knows.
+    ///
+    /// Raises:
+    ///     RuntimeError: If it is not this pool's, or not lent.
     #[pyo3(signature = (resource, /, *, discard=false))]
     fn release(this: &Bound<'_, Self>, resource: &Bound<'_, PyAny>, discard: bool) -> PyResult<()> {
         if this.get().plan.asynchronous {
@@ -1691,7 +1721,14 @@ impl Pool {
         self.plan.name.clone_ref(py)
     }
 
-    /// Set how many resources there may be.
+    /// Set how many resources there may be: more at once, fewer as they come back.
+    ///
+    /// Args:
+    ///     max_size: How many.
+    ///
+    /// Raises:
+    ///     TypeError, ValueError: If it is no whole number of at least 1 and `min_idle`.
+    ///     RuntimeError: If the resources were given.
     #[pyo3(signature = (max_size, /))]
     fn resize(this: &Bound<'_, Self>, max_size: &Bound<'_, PyAny>) -> PyResult<()> {
         let pool = this.get();
@@ -1709,6 +1746,9 @@ impl Pool {
     }
 
     /// Replace all resources: those that are idle now, the others when they come back.
+    ///
+    /// Raises:
+    ///     RuntimeError: If the resources were given.
     fn drain(this: &Bound<'_, Self>) -> PyResult<()> {
         let pool = this.get();
         pool.refuse_if_fixed("drained")?;
@@ -1720,6 +1760,12 @@ impl Pool {
     }
 
     /// Close the pool: nobody gets anything any more, and what is lent is waited for.
+    ///
+    /// Args:
+    ///     timeout: Seconds (or a `timedelta`) to wait; left out, the pool's own; 0 doesn't wait, `None` waits for ever.
+    ///
+    /// Raises:
+    ///     PoolTimeout: If something is still lent then; it is closed when it comes back.
     #[pyo3(signature = (timeout=Given(None)), text_signature = "($self, timeout=...)")]
     fn close(this: &Bound<'_, Self>, timeout: Given<'_>) -> PyResult<()> {
         let py = this.py();
@@ -2296,10 +2342,14 @@ impl Approach {
             let kept = event_loop.clone().unbind();
             pool.get().open(py, |state, dead, _| dead.extend(state.event_loop.replace(kept)));
         }
+        let waits = approach.length != Some(0);
+        if let Some(claim) = Pool::enter(pool, None, waits, home)? {
+            return approach.go_on(py, claim);
+        }
         let ticket = approach.new_ticket(py, event_loop)?;
         // Known before it stands in line, so that giving up finds it.
         approach.change(py, Part::Waits(ticket.clone()));
-        match Pool::enter(pool, &ticket, approach.length != Some(0), home) {
+        match Pool::enter(pool, Some(&ticket), waits, home) {
             Ok(Some(claim)) => approach.go_on(py, claim),
             Ok(None) => {
                 Self::watch_the_clock(this)?;
