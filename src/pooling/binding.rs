@@ -1492,9 +1492,9 @@ impl Pool {
     ///         ever.
     ///
     /// Raises:
-    ///     PoolTimeout: When entered, if none came free in time.
-    ///     PoolExhausted: When entered, if more wait already than `max_waiting` allows, or there will never be one.
-    ///     PoolClosed: When entered, if the pool is closed, or was closed meanwhile.
+    ///     `PoolTimeout`: When entered, if none came free in time.
+    ///     `PoolExhausted`: When entered, if more wait already than `max_waiting` allows, or there will never be one.
+    ///     `PoolClosed`: When entered, if the pool is closed, or was closed meanwhile.
     #[pyo3(signature = (*, timeout=Given(None)), text_signature = "($self, *, timeout=...)")]
     fn lease(this: &Bound<'_, Self>, timeout: Given<'_>) -> PyResult<Lease> {
         Ok(Lease::new(this, timeout.limit()?))
@@ -1506,7 +1506,7 @@ impl Pool {
     ///     timeout: As for `lease`.
     ///
     /// Raises:
-    ///     PoolTimeout, PoolExhausted, PoolClosed: As for `lease`.
+    ///     `PoolTimeout`, `PoolExhausted`, `PoolClosed`: As for `lease`.
     #[pyo3(signature = (*, timeout=Given(None)), text_signature = "($self, *, timeout=...)")]
     fn acquire<'py>(this: &Bound<'py, Self>, timeout: Given<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(Self::take(this, timeout.limit()?)?.resource)
@@ -1519,7 +1519,7 @@ impl Pool {
     ///     discard: Have it closed, because it is broken or in a state that nobody knows.
     ///
     /// Raises:
-    ///     RuntimeError: If it is not this pool's, or not lent.
+    ///     `RuntimeError`: If it is not this pool's, or not lent.
     #[pyo3(signature = (resource, /, *, discard=false))]
     fn release(this: &Bound<'_, Self>, resource: &Bound<'_, PyAny>, discard: bool) -> PyResult<()> {
         if this.get().plan.asynchronous {
@@ -1727,8 +1727,8 @@ impl Pool {
     ///     max_size: How many.
     ///
     /// Raises:
-    ///     TypeError, ValueError: If it is no whole number of at least 1 and `min_idle`.
-    ///     RuntimeError: If the resources were given.
+    ///     `TypeError`, `ValueError`: If it is no whole number of at least 1 and `min_idle`.
+    ///     `RuntimeError`: If the resources were given.
     #[pyo3(signature = (max_size, /))]
     fn resize(this: &Bound<'_, Self>, max_size: &Bound<'_, PyAny>) -> PyResult<()> {
         let pool = this.get();
@@ -1748,7 +1748,7 @@ impl Pool {
     /// Replace all resources: those that are idle now, the others when they come back.
     ///
     /// Raises:
-    ///     RuntimeError: If the resources were given.
+    ///     `RuntimeError`: If the resources were given.
     fn drain(this: &Bound<'_, Self>) -> PyResult<()> {
         let pool = this.get();
         pool.refuse_if_fixed("drained")?;
@@ -1765,7 +1765,7 @@ impl Pool {
     ///     timeout: Seconds (or a `timedelta`) to wait; left out, the pool's own; 0 doesn't wait, `None` waits for ever.
     ///
     /// Raises:
-    ///     PoolTimeout: If something is still lent then; it is closed when it comes back.
+    ///     `PoolTimeout`: If something is still lent then; it is closed when it comes back.
     #[pyo3(signature = (timeout=Given(None)), text_signature = "($self, timeout=...)")]
     fn close(this: &Bound<'_, Self>, timeout: Given<'_>) -> PyResult<()> {
         let py = this.py();
