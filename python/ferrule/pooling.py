@@ -108,8 +108,10 @@ class ResourcePool(_core.Pool[T]):
     """A bounded number of resources, made when they are needed, lent one at a time, and kept for the next.
 
     >>> import sqlite3
+    >>> from functools import partial
     >>> from ferrule import ResourcePool
-    >>> pool = ResourcePool(lambda: sqlite3.connect(":memory:"), close=sqlite3.Connection.close)
+    >>> connect = partial(sqlite3.connect, ":memory:", check_same_thread=False)
+    >>> pool = ResourcePool(connect, close=sqlite3.Connection.close)
     >>> with pool.lease() as connection:
     ...     connection.execute("SELECT 42").fetchone()
     (42,)
