@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ferrule._compare.harness import Figure, Finding, Prepared, Room, Row, require
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Self
 
-    from ferrule._compare.harness import Factory
+    from ferrule._compare.harness import Factory, Run
 
 SQLALCHEMY = "SQLAlchemy QueuePool"
 
@@ -62,7 +63,7 @@ def room(*, quick: bool) -> Room:
     return replace(
         own,
         rows=[*[row.joined_by(peers.get(row.id, {})) for row in own.rows], beside_sqlalchemy()],
-        figures=[*[contested(figure, seconds) for figure in fairness(seconds)], cancelled(quick=quick)],
+        figures=[*contested(fairness(seconds), seconds), cancelled(quick=quick)],
     )
 
 
@@ -107,15 +108,23 @@ def dbutils(size: int) -> Callable[[], Any]:
         def commit(self) -> None:
             """Does nothing."""
 
-    # The exceptions after which it connects anew, from a module of the DB-API.
-    steady: Any = pooled.PooledDB(
-        Steady, mincached=size, maxcached=size, maxconnections=size, blocking=True, failures=(OSError,)
-    )
+    class Module:
+        """Is a module of the DB-API."""
+
+        threadsafety = 1
+        OperationalError = InterfaceError = InternalError = OSError
+
+        @staticmethod
+        def connect() -> Steady:
+            """Makes a connection."""
+            return Steady()
+
+    steady: Any = pooled.PooledDB(Module, mincached=size, maxcached=size, maxconnections=size, blocking=True)
     connection: Callable[[], Any] = steady.connection
     return connection
 
 
-def by_connecting(connect: Callable[[], Any]) -> Callable[[int], None]:
+def by_connecting(connect: Callable[[], Any]) -> Run:
     def run(n: int) -> None:
         for _ in itertools.repeat(None, n):
             connect().close()
@@ -209,7 +218,9 @@ def redis(size: int) -> Any:
     module = require("redis")
     connections = require("redis.connection", "redis")
 
-    class Connected(connections.Connection):  # type: ignore[misc]
+    base = connections.Connection
+
+    class Connected(base):  # type: ignore[misc, valid-type]
         """Is a connection without a server."""
 
         def connect(self) -> None:
@@ -226,7 +237,7 @@ def redis(size: int) -> Any:
     return module.BlockingConnectionPool(connection_class=Connected, max_connections=size, timeout=60)
 
 
-def by_connection(size: int) -> Callable[[int], None]:
+def by_connection(size: int) -> Run:
     pool = redis(size)
     return borrowing(pool.get_connection, pool.release)
 
@@ -234,20 +245,28 @@ def by_connection(size: int) -> Callable[[int], None]:
 # Fairness.
 
 
-def contested(figure: Figure, seconds: float) -> Figure:
-    """Adds the peers to a figure about a contest."""
+def contested(figures: list[Figure], seconds: float) -> list[Figure]:
+    """Adds the peers to the figures about a contest, which each of them has once."""
+    kept: dict[str, Turns] = {}
     contests: Mapping[str, Callable[[], Turns]] = {
         SQLALCHEMY: lambda: turns_of_sqlalchemy(seconds),
         "psycopg_pool": lambda: turns_of_psycopg(seconds),
         "redis-py": lambda: turns_of_redis(seconds),
     }
 
-    def found(name: str) -> Finding:
-        outcome = contests[name]()
-        return outcome.unfairness() if figure.id == "fairness" else outcome.delay()
+    def found(view: str, name: str) -> Finding:
+        if name not in kept:
+            kept[name] = contests[name]()
+        outcome = kept[name]
+        views = {"fairness": outcome.unfairness, "longest_wait": outcome.overtaken, "longest_wait_ms": outcome.delay}
+        return views[view]()
 
-    peers = {name: (lambda name=name: found(name)) for name in contests}
-    return replace(figure, candidates={**figure.candidates, **peers})
+    return [
+        replace(
+            figure, candidates={**figure.candidates, **{name: partial(found, figure.id, name) for name in contests}}
+        )
+        for figure in figures
+    ]
 
 
 def turns_of_sqlalchemy(seconds: float) -> Turns:

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 
 use crate::clock::{self, binding as alarms};
-use crate::guarding::Guarded;
+use crate::guarding::{Guarded, attached};
 use crate::lifecycle;
 
 /// What is to be done. It swallows no error that somebody should see.
@@ -171,7 +171,7 @@ fn keep(timetable: &Arc<Timetable>) {
                 start(timetable.clone());
             }
             // A panic has been reported by its hook, and the others' errands are still to be done.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Python::attach(errand)));
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attached(py, errand)));
         }
     });
     timetable.open().threads -= 1;

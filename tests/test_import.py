@@ -12,7 +12,7 @@ import pytest
 
 import ferrule
 
-ROOMS = ["limiting", "retrying", "testing", "timing"]
+ROOMS = ["caching", "limiting", "patterns", "pooling", "retrying", "testing", "timing", "validating"]
 
 
 def names_of_the_stub():

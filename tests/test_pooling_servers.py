@@ -368,6 +368,7 @@ class TestPostgresInThreads:
                 connection.execute("UPDATE accounts SET balance = balance + 1")
         assert self.total(pool) == 101 * ACCOUNTS
 
+    @pytest.mark.subprocess
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
     def test_a_fork_leaves_the_parents_connections_alone(self, postgres):
         code = f"""

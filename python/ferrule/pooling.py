@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast, overload
 
 from ferrule import _core
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from datetime import timedelta
     from logging import Logger
-    from types import CodeType, EllipsisType, TracebackType
+    from types import CodeType, EllipsisType, ModuleType, TracebackType
     from typing import Literal, Protocol, TypeAlias
 
     Order: TypeAlias = Literal["lifo", "fifo"]
@@ -107,8 +108,10 @@ class ResourcePool(_core.Pool[T]):
     """A bounded number of resources, made when they are needed, lent one at a time, and kept for the next.
 
     >>> import sqlite3
+    >>> from functools import partial
     >>> from ferrule import ResourcePool
-    >>> pool = ResourcePool(lambda: sqlite3.connect(":memory:"), close=sqlite3.Connection.close)
+    >>> connect = partial(sqlite3.connect, ":memory:", check_same_thread=False)
+    >>> pool = ResourcePool(connect, close=sqlite3.Connection.close)
     >>> with pool.lease() as connection:
     ...     connection.execute("SELECT 42").fetchone()
     (42,)
@@ -159,13 +162,13 @@ class ResourcePool(_core.Pool[T]):
         TypeError, ValueError: If an argument is not what it may be.
     """
 
-    __slots__ = ("_asynchronous", "_check", "_close", "_create", "_reset", "_tasks")
+    __slots__ = ("_asynchronous", "_checks", "_closes", "_creates", "_resets", "_tasks")
 
     _asynchronous: bool
-    _create: Callable[[], Any] | None
-    _check: Callable[[Any], Any] | None
-    _reset: Callable[[Any], Any] | None
-    _close: Callable[[Any], Any] | None
+    _creates: Callable[[], Any] | None
+    _checks: Callable[[Any], Any] | None
+    _resets: Callable[[Any], Any] | None
+    _closes: Callable[[Any], Any] | None
     _tasks: set[Task[None]]
 
     @overload
@@ -334,7 +337,7 @@ class ResourcePool(_core.Pool[T]):
 
     def _keep(self, create: Any, check: Any, reset: Any, close: Any, *, asynchronous: bool) -> None:
         self._asynchronous = asynchronous
-        self._create, self._check, self._reset, self._close = create, check, reset, close
+        self._creates, self._checks, self._resets, self._closes = create, check, reset, close
         self._tasks = set()
 
     async def acquire_async(self, *, timeout: float | timedelta | EllipsisType | None = ...) -> T:  # noqa: ASYNC109 - the line keeps it
@@ -352,7 +355,7 @@ class ResourcePool(_core.Pool[T]):
             PoolExhausted: If more wait already than `max_waiting` allows, or there will never be one.
             PoolClosed: If the pool is closed, or was closed meanwhile.
         """
-        return cast("T", await _travel(self, self._approach(timeout)))
+        return cast("T", await self._travel(self._approach(timeout)))
 
     async def release_async(self, resource: T, /, *, discard: bool = False) -> None:
         """Give a resource back, in a task of the event loop that it was taken in.
@@ -365,9 +368,9 @@ class ResourcePool(_core.Pool[T]):
             RuntimeError: If it is not this pool's, if it is not lent, or belongs to another event loop.
         """
         loan = self._find(resource)
-        if loan is not None and not await _give_back(self, *loan, not discard):
+        if loan is not None and not await self._give_back(*loan, not discard):
             # Somebody else was quicker.
-            raise _released_twice(self.name, resource)
+            raise released_twice_error(self.name, resource)
 
     async def close_async(self, timeout: float | timedelta | EllipsisType | None = ...) -> None:  # noqa: ASYNC109 - as above
         """Close the pool, as `close` does, in a task.
@@ -379,18 +382,17 @@ class ResourcePool(_core.Pool[T]):
         Raises:
             PoolTimeout: If something is still lent then; it is closed when it comes back.
         """
-        from asyncio import get_running_loop, wait
-
-        loop = get_running_loop()
+        asyncio = _asyncio()
+        loop = asyncio.get_running_loop()
         closing: list[Task[None]] = []
         for slot, home in self._shut():
             if home is None or home is loop:
                 # In tasks of their own: what interrupts this one doesn't keep the others open.
-                closing.append(self._start(loop, _close(self, slot)))
+                closing.append(self._start(loop, self._close_slot(slot)))
             elif not self._close_elsewhere(home, slot):
                 self._vacate(slot)
         if closing:
-            await wait(closing)
+            await asyncio.wait(closing)
         approach = self._departure(loop, timeout)
         if approach is None:
             return
@@ -404,7 +406,7 @@ class ResourcePool(_core.Pool[T]):
     def stats(self) -> PoolStats:
         """Return what the pool has and has done."""
         sizes, counts, waited = self._figures()
-        return PoolStats(*sizes, *counts, waited)
+        return PoolStats._make([*sizes, *counts, waited])
 
     def __repr__(self) -> str:
         """Return the name, and how many are in use and idle."""
@@ -434,10 +436,138 @@ class ResourcePool(_core.Pool[T]):
         return True
 
     def _close_elsewhere(self, loop: AbstractEventLoop, slot: int) -> bool:
-        return self._elsewhere(loop, lambda: _close(self, slot))
+        return self._elsewhere(loop, lambda: self._close_slot(slot))
 
     def _make_elsewhere(self, loop: AbstractEventLoop, slot: int) -> bool:
-        return self._elsewhere(loop, lambda: _make_ahead(self, loop, slot))
+        return self._elsewhere(loop, lambda: self._make_ahead(loop, slot))
+
+    # What tasks do.
+
+    async def _travel(self, approach: _core.Approach) -> Any:
+        """Get to a resource: wait for it, check it, make it, as it comes."""
+        asyncio = _asyncio()
+        loop = asyncio.get_running_loop()
+        try:
+            part: str = approach.board(loop, asyncio.current_task())
+            while part != "lent":
+                if part == "waits":
+                    await cast("Awaitable[None]", approach.future)
+                    part = approach.arrive()
+                elif part == "checks":
+                    part = approach.judged(await self._approve(approach.resource))
+                elif part == "replaces":
+                    await self._call_close(approach.resource)
+                    part = approach.replaced()
+                elif part == "makes":
+                    part = await self._make(approach)
+                else:
+                    part = approach.board(loop, asyncio.current_task())
+        except BaseException:
+            slot = approach.leave()
+            if slot is not None:
+                self._start(loop, self._close_slot(slot))
+            raise
+        return approach.resource
+
+    async def _approve(self, resource: Any) -> bool:
+        check = self._checks
+        try:
+            return check is None or bool(await settled(check(resource)))
+        except Exception as error:  # noqa: BLE001 - it stands for a no
+            log_failure(self.name, "check", error)
+            return False
+
+    async def _make(self, approach: _core.Approach) -> Literal["lent"]:
+        create = cast("Callable[[], Any]", self._creates)
+        left = approach.left if self._asynchronous else None
+        # A loop's own clock can wait for a century, and not much longer.
+        limit = _asyncio().timeout(None if left is None or left > _CENTURY else left)
+        try:
+            async with limit:
+                made = create()
+                if self._asynchronous:
+                    made = await made
+                elif is_awaitable(made):
+                    raise awaitable_error(made)  # noqa: TRY301 - a failure like any other
+        except Exception as error:  # noqa: BLE001 - it is raised below
+            cause = approach.failed(error)
+            if limit.expired():
+                raise approach.timed_out() from cause
+            raise cause from cause.__cause__
+        return approach.made(made)
+
+    async def _make_ahead(self, loop: AbstractEventLoop, slot: int) -> None:
+        """Make an idle resource, in the background."""
+        create = cast("Callable[[], Any]", self._creates)
+        try:
+            made = await create()
+        except Exception as error:  # noqa: BLE001 - the log hears of it, and the pool tries again
+            self._failed(slot, error)
+        except BaseException:
+            self._vacate(slot)
+            raise
+        else:
+            self._made(slot, made, loop)
+
+    async def _call_close(self, resource: Any) -> None:
+        close = self._closes
+        try:
+            if close is not None:
+                await settled(close(resource))
+        except Exception as error:  # noqa: BLE001 - it goes either way
+            log_failure(self.name, "close", error)
+
+    async def _close_slot(self, slot: int) -> None:
+        """Close what is in a slot, and give the slot up."""
+        try:
+            resource = self._resource(slot)
+            if resource is not None:
+                await self._call_close(resource)
+        finally:
+            self._vacate(slot)
+
+    async def _give_back(self, slot: int, serial: int, kept: bool) -> bool:  # noqa: FBT001 - internal
+        """Take a loan back; false where it is none any more."""
+        loop = _asyncio().get_running_loop()
+        part = self._take_back(slot, serial, kept, loop)
+        if part == "resets":
+            reset = cast("Callable[[Any], Any]", self._resets)
+            try:
+                try:
+                    await settled(reset(self._resource(slot)))
+                except Exception as error:  # noqa: BLE001 - the resource is closed instead
+                    log_failure(self.name, "reset", error)
+                    kept = False
+            except BaseException:
+                # Interrupted: nobody knows in what state the resource is.
+                self._start(loop, self._close_slot(slot))
+                raise
+            part = self._settle(slot, kept)
+        if part == "closes":
+            await self._close_slot(slot)
+        return part != "lost"
+
+    async def _enter(self, lease: _core.Lease[Any], approach: _core.Approach) -> Any:
+        """Enter a lease."""
+        resource = await self._travel(approach)
+        try:
+            lease.note_arrival(approach)
+        except RuntimeError:
+            # Entered twice at once, and this one came second.
+            await self.release_async(resource)
+            raise
+        return resource
+
+    async def _enter_short(self, lease: _core.Lease[Any], approach: _core.Approach, frame: Any) -> Any:
+        """Enter the short form, `async with pool`."""
+        resource = await self._enter(lease, approach)
+        self._push_short(lease, frame)
+        return resource
+
+    async def _leave(self, loan: tuple[int, int] | None, kept: bool, failed: bool) -> None:  # noqa: FBT001 - internal
+        """Leave a lease. A loan of the process that this one was forked from is that one's to give back."""
+        if loan is not None and not await self._give_back(*loan, kept) and not failed:
+            raise RuntimeError("the resource was released inside the block of its lease, which releases it at the end")
 
 
 # -- what the pool is told --------------------------------------------------------------------------------------------
@@ -464,6 +594,12 @@ def _backoff(given: Any) -> Backoff:
     return cast("Backoff", given)
 
 
+def _asyncio() -> ModuleType:
+    # Not imported with this module, because it takes longer than all of ferrule, nor by a statement in each coroutine,
+    # which takes longer than lending does.
+    return sys.modules.get("asyncio") or import_module("asyncio")
+
+
 def _running_loop() -> AbstractEventLoop | None:
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
@@ -474,157 +610,14 @@ def _running_loop() -> AbstractEventLoop | None:
         return None
 
 
-# -- what tasks do ----------------------------------------------------------------------------------------------------
-
-
-def _is_awaitable(value: object) -> bool:
+def is_awaitable(value: object) -> bool:
+    """Tell whether a value can be awaited."""
     return hasattr(type(value), "__await__")
 
 
-async def _settled(value: Any) -> Any:
+async def settled(value: Any) -> Any:
     """Await what a callback has returned, if that can be awaited."""
-    return await value if _is_awaitable(value) else value
-
-
-async def _travel(pool: ResourcePool[Any], approach: _core.Approach) -> Any:
-    """Get to a resource: wait for it, check it, make it, as it comes."""
-    from asyncio import current_task, get_running_loop
-
-    loop = get_running_loop()
-    try:
-        part = approach.board(loop, current_task())
-        while part != "lent":
-            if part == "waits":
-                await cast("Awaitable[None]", approach.future)
-                part = approach.arrive()
-            elif part == "checks":
-                part = approach.judged(await _approve(pool, approach.resource))
-            elif part == "replaces":
-                await _call_close(pool, approach.resource)
-                part = approach.replaced()
-            elif part == "makes":
-                part = await _make(pool, approach)
-            else:
-                part = approach.board(loop, current_task())
-    except BaseException:
-        slot = approach.leave()
-        if slot is not None:
-            pool._start(loop, _close(pool, slot))  # noqa: SLF001 - its own module
-        raise
-    return approach.resource
-
-
-async def _approve(pool: ResourcePool[Any], resource: Any) -> bool:
-    check = pool._check  # noqa: SLF001 - its own module
-    try:
-        return check is None or bool(await _settled(check(resource)))
-    except Exception as error:  # noqa: BLE001 - it stands for a no
-        _log(pool.name, "check", error)
-        return False
-
-
-async def _make(pool: ResourcePool[Any], approach: _core.Approach) -> Literal["lent"]:
-    from asyncio import timeout
-
-    create = cast("Callable[[], Any]", pool._create)  # noqa: SLF001 - its own module
-    left = approach.left if pool._asynchronous else None  # noqa: SLF001 - its own module
-    # A loop's own clock can wait for a century, and not much longer.
-    limit = timeout(None if left is None or left > _CENTURY else left)
-    try:
-        async with limit:
-            made = create()
-            if pool._asynchronous:  # noqa: SLF001 - its own module
-                made = await made
-            elif _is_awaitable(made):
-                raise _awaitable(made)  # noqa: TRY301 - a failure like any other
-    except Exception as error:  # noqa: BLE001 - it is raised below
-        cause = approach.failed(error)
-        if limit.expired():
-            raise approach.timed_out() from cause
-        raise cause from cause.__cause__
-    return approach.made(made)
-
-
-async def _make_ahead(pool: ResourcePool[Any], loop: AbstractEventLoop, slot: int) -> None:
-    """Make an idle resource, in the background."""
-    create = cast("Callable[[], Any]", pool._create)  # noqa: SLF001 - its own module
-    try:
-        made = await create()
-    except Exception as error:  # noqa: BLE001 - the log hears of it, and the pool tries again
-        pool._failed(slot, error)  # noqa: SLF001 - its own module
-    except BaseException:
-        pool._vacate(slot)  # noqa: SLF001 - its own module
-        raise
-    else:
-        pool._made(slot, made, loop)  # noqa: SLF001 - its own module
-
-
-async def _call_close(pool: ResourcePool[Any], resource: Any) -> None:
-    close = pool._close  # noqa: SLF001 - its own module
-    try:
-        if close is not None:
-            await _settled(close(resource))
-    except Exception as error:  # noqa: BLE001 - it goes either way
-        _log(pool.name, "close", error)
-
-
-async def _close(pool: ResourcePool[Any], slot: int) -> None:
-    """Close what is in a slot, and give the slot up."""
-    try:
-        resource = pool._resource(slot)  # noqa: SLF001 - its own module
-        if resource is not None:
-            await _call_close(pool, resource)
-    finally:
-        pool._vacate(slot)  # noqa: SLF001 - its own module
-
-
-async def _give_back(pool: ResourcePool[Any], slot: int, serial: int, kept: bool) -> bool:  # noqa: FBT001 - internal
-    """Take a loan back; false where it is none any more."""
-    from asyncio import get_running_loop
-
-    loop = get_running_loop()
-    part = pool._take_back(slot, serial, kept, loop)  # noqa: SLF001 - its own module
-    if part == "resets":
-        reset = cast("Callable[[Any], Any]", pool._reset)  # noqa: SLF001 - its own module
-        try:
-            try:
-                await _settled(reset(pool._resource(slot)))  # noqa: SLF001 - its own module
-            except Exception as error:  # noqa: BLE001 - the resource is closed instead
-                _log(pool.name, "reset", error)
-                kept = False
-        except BaseException:
-            # Interrupted: nobody knows in what state the resource is.
-            pool._start(loop, _close(pool, slot))  # noqa: SLF001 - its own module
-            raise
-        part = pool._settle(slot, kept)  # noqa: SLF001 - its own module
-    if part == "closes":
-        await _close(pool, slot)
-    return part != "lost"
-
-
-async def _enter(pool: ResourcePool[Any], lease: _core.Lease[Any], approach: _core.Approach) -> Any:
-    """Enter a lease."""
-    resource = await _travel(pool, approach)
-    try:
-        lease._arrived(approach)  # noqa: SLF001 - its own half
-    except RuntimeError:
-        # Entered twice at once, and this one came second.
-        await pool.release_async(resource)
-        raise
-    return resource
-
-
-async def _enter_short(pool: ResourcePool[Any], lease: _core.Lease[Any], approach: _core.Approach, frame: Any) -> Any:
-    """Enter the short form, `async with pool`."""
-    resource = await _enter(pool, lease, approach)
-    pool._push_short(lease, frame)  # noqa: SLF001 - its own module
-    return resource
-
-
-async def _leave(pool: ResourcePool[Any], loan: tuple[int, int] | None, kept: bool, failed: bool) -> None:  # noqa: FBT001 - internal
-    """Leave a lease. A loan of the process that this one was forked from is that one's to give back."""
-    if loan is not None and not await _give_back(pool, *loan, kept) and not failed:
-        raise RuntimeError("the resource was released inside the block of its lease, which releases it at the end")
+    return await value if is_awaitable(value) else value
 
 
 # -- what the pool tells ----------------------------------------------------------------------------------------------
@@ -652,17 +645,17 @@ _CONSEQUENCES: Final = {
 }
 
 
-def _log(name: str | None, what: str, error: BaseException) -> None:
+def log_failure(name: str | None, what: str, error: BaseException) -> None:
     fields = {"ferrule_name": name, "callback": what}
     text = "%s: %s failed: %s"
     _logger().warning(text, _called(name), what, _CONSEQUENCES[what], exc_info=error, extra=fields)
 
 
-def _closed(name: str | None) -> PoolClosed:
+def closed_error(name: str | None) -> PoolClosed:
     return PoolClosed(f"{_called(name)} is closed")
 
 
-def _exhausted(name: str | None, waiting: int | None) -> PoolExhausted:
+def exhausted_error(name: str | None, waiting: int | None) -> PoolExhausted:
     if waiting is None:
         return PoolExhausted(f"{_called(name)} has lost all of its resources, and makes no others")
     return PoolExhausted(
@@ -670,19 +663,19 @@ def _exhausted(name: str | None, waiting: int | None) -> PoolExhausted:
     )
 
 
-def _stranger(name: str | None, resource: object) -> RuntimeError:
+def stranger_error(name: str | None, resource: object) -> RuntimeError:
     return RuntimeError(f"this resource is not one of {_called(name)}, or has been closed meanwhile: {resource!r}")
 
 
-def _released_twice(name: str | None, resource: object) -> RuntimeError:
+def released_twice_error(name: str | None, resource: object) -> RuntimeError:
     return RuntimeError(f"this resource of {_called(name)} is not lent: it has been released already: {resource!r}")
 
 
-def _made_twice(resource: object) -> RuntimeError:
+def made_twice_error(resource: object) -> RuntimeError:
     return RuntimeError(f"create returned an object that the pool has already: {resource!r}")
 
 
-def _awaitable(made: Any) -> TypeError:
+def awaitable_error(made: Any) -> TypeError:
     close = getattr(made, "close", None)
     if type(made).__name__ == "coroutine" and close is not None:
         # Nobody is going to await it.
@@ -713,7 +706,7 @@ def _who(holder: Holder) -> str:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     if ident in names:
         thread = f"thread {names[ident]!r}"
-    elif ident in sys._current_frames():  # noqa: SLF001 - a thread that threading doesn't know
+    elif ident in sys._current_frames():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - one that threading doesn't know
         thread = f"thread {ident}"
     else:
         thread = f"thread {ident}, which has ended"
@@ -734,7 +727,7 @@ def _described(holder: Holder) -> str:
     return f"{_who(holder)} for {_duration(seconds)}{where}"
 
 
-def _timed_out(  # noqa: PLR0917 - asked by the native half
+def timeout_error(  # noqa: PLR0917 - asked by the native half
     name: str | None,
     seconds: float,
     holders: list[Holder],
@@ -766,7 +759,7 @@ def _timed_out(  # noqa: PLR0917 - asked by the native half
     return timeout
 
 
-def _warn_of_leak(name: str | None, holder: Holder) -> None:
+def warn_of_leak(name: str | None, holder: Holder) -> None:
     import linecache
     import warnings
 
@@ -831,7 +824,7 @@ class Transaction(Generic[C]):
         self._enter()
         try:
             for value in self._begin():
-                await _settled(value)
+                await settled(value)
         except BaseException:
             self._over()
             raise
@@ -844,7 +837,7 @@ class Transaction(Generic[C]):
         try:
             if error is None:
                 try:
-                    await _settled(self._end("commit"))
+                    await settled(self._end("commit"))
                 except BaseException as failure:
                     await self._roll_back_async(failure)
                     raise
@@ -913,7 +906,7 @@ class Transaction(Generic[C]):
 
     async def _roll_back_async(self, error: BaseException) -> None:
         try:
-            await _settled(self._end("rollback"))
+            await settled(self._end("rollback"))
         except Exception as failure:  # noqa: BLE001 - as above
             error.add_note(f"rolling back failed, too: {failure!r}")
 

@@ -20,7 +20,7 @@ use super::stock::{Addressed, Known, NEVER, Order, Stock, end_of_life};
 use crate::callable::{Spot, calling_frame, calling_spot, calling_stack, this_thread};
 use crate::clock::{SECOND, binding::nanoseconds, coarse, precise};
 use crate::errors::Error;
-use crate::guarding::{self, Dead, Guarded, Made, interned};
+use crate::guarding::{self, Dead, Guarded, Made, attached, interned};
 use crate::lifecycle;
 use crate::upkeep;
 use crate::waiting::binding::Watch;
@@ -361,7 +361,7 @@ where
 fn first_of(one: PyResult<()>, other: PyResult<()>) -> PyResult<()> {
     match (one, other) {
         (Err(first), Err(second)) => {
-            Python::attach(|_| drop(second));
+            drop(second);
             Err(first)
         }
         (one, other) => one.and(other),
@@ -391,7 +391,7 @@ impl Pool {
             body(state, dead, &mut spent)
         });
         if !spent.is_empty() {
-            Python::attach(|_| drop(spent));
+            attached(py, |_| drop(spent));
         }
         result
     }
@@ -459,7 +459,7 @@ impl Pool {
         let deadline = length.and_then(|length| begun.checked_add(length));
         loop {
             let ticket = Ticket::for_this_thread();
-            let claim = match Self::enter(this, &ticket, length != Some(0), 0)? {
+            let claim = match Self::enter(this, Some(&ticket), length != Some(0), 0)? {
                 Some(claim) => claim,
                 None => match Self::await_claim(this, &ticket, begun, deadline)? {
                     Some(claim) => claim,
@@ -473,8 +473,13 @@ impl Pool {
         }
     }
 
-    /// Takes what there is, or else joins the line (and gives `None`).
-    fn enter(this: &Bound<'_, Self>, ticket: &Arc<Ticket<Gift>>, wait: bool, home: usize) -> PyResult<Option<Claim>> {
+    /// Takes what there is, or else joins the line, if there is a ticket to join it with, and gives `None`.
+    fn enter(
+        this: &Bound<'_, Self>,
+        ticket: Option<&Arc<Ticket<Gift>>>,
+        wait: bool,
+        home: usize,
+    ) -> PyResult<Option<Claim>> {
         let py = this.py();
         let pool = this.get();
         let in_background = !upkeep::is_over(py);
@@ -508,6 +513,7 @@ impl Pool {
             {
                 return Entry::Exhausted(waiting);
             }
+            let Some(ticket) = ticket else { return Entry::Queued { retry_at: None } };
             state.waiters.join(ticket.clone());
             // What is idle belongs to other loops: the oldest makes room.
             if home != 0
@@ -707,7 +713,7 @@ impl Pool {
         let made = guarding::call(create.bind(py), &[]).and_then(|resource| {
             if resource.get_type().hasattr(interned!(py, "__await__"))? {
                 let args = PyTuple::new(py, [&resource])?;
-                return Err(PyErr::from_value(ask(py, "_awaitable", &args)?));
+                return Err(PyErr::from_value(ask(py, "awaitable_error", &args)?));
             }
             Ok(resource)
         });
@@ -766,7 +772,7 @@ impl Pool {
             }
             outcome = first_of(outcome, interrupted);
         }
-        Python::attach(|_| drop(told));
+        attached(py, |_| drop(told));
         if retries {
             Self::arrange(this, retry_at);
         }
@@ -814,7 +820,7 @@ impl Pool {
         });
         let Some((recovered, closed)) = filled else {
             let args = PyTuple::new(py, [&shown])?;
-            let error = PyErr::from_value(ask(py, "_made_twice", &args)?);
+            let error = PyErr::from_value(ask(py, "made_twice_error", &args)?);
             return Err(Self::failed(this, slot, error));
         };
         if closed {
@@ -881,7 +887,7 @@ impl Pool {
         for ticket in &told {
             outcome = first_of(outcome, ticket.give(py, Gift::NothingLeft).1);
         }
-        Python::attach(|_| drop(told));
+        attached(py, |_| drop(told));
         outcome = first_of(outcome, Self::offer(this));
         Self::ask_for_more(this);
         first_of(outcome, Self::settle_closers(this))
@@ -932,7 +938,7 @@ impl Pool {
                     }
                 });
             }
-            Python::attach(|_| drop(ticket));
+            attached(py, |_| drop(ticket));
         }
         let retry_at = pool.open(py, |state, _, _| {
             let waits = state.backoff.failures > 0 && state.waiters.first().is_some();
@@ -954,7 +960,7 @@ impl Pool {
         for ticket in &told {
             outcome = first_of(outcome, ticket.give(py, Gift::Empty).1);
         }
-        Python::attach(|_| drop(told));
+        attached(py, |_| drop(told));
         outcome
     }
 
@@ -1056,7 +1062,7 @@ impl Pool {
             };
             let (given, interrupted) = ticket.give(py, Gift::Resource(slot, serial));
             outcome = first_of(outcome, interrupted);
-            Python::attach(|_| drop(ticket));
+            attached(py, |_| drop(ticket));
             if given.is_ok() {
                 return Some(outcome);
             }
@@ -1095,7 +1101,7 @@ impl Pool {
         }
         if known == Known::Stranger {
             let args = PyTuple::new(py, [pool.plan.name.bind(py), resource])?;
-            return Err(PyErr::from_value(ask(py, "_stranger", &args)?));
+            return Err(PyErr::from_value(ask(py, "stranger_error", &args)?));
         }
         Err(Self::released_twice(this, resource))
     }
@@ -1103,7 +1109,7 @@ impl Pool {
     #[cold]
     fn released_twice(this: &Bound<'_, Self>, resource: &Bound<'_, PyAny>) -> PyErr {
         let name = this.get().plan.name.clone_ref(this.py());
-        exception(this.py(), "_released_twice", (name, resource.clone().unbind()))
+        exception(this.py(), "released_twice_error", (name, resource.clone().unbind()))
     }
 
     // -- upkeep ------------------------------------------------------------------------------------------------------
@@ -1199,7 +1205,7 @@ impl Pool {
         for leak in leaks {
             let warned = leak.into_tuple(py).and_then(|told| {
                 let name = plan.name.bind(py).clone();
-                ask(py, "_warn_of_leak", &PyTuple::new(py, [name, told.into_any()])?).map(|_| ())
+                ask(py, "warn_of_leak", &PyTuple::new(py, [name, told.into_any()])?).map(|_| ())
             });
             outcome = first_of(outcome, warned);
         }
@@ -1272,15 +1278,15 @@ impl Pool {
         let value = error.into_value(py).into_bound(py).into_any();
         let what = PyString::new(py, what).into_any();
         let args = PyTuple::new(py, [this.get().plan.name.bind(py).clone(), what, value])?;
-        ask(py, "_log", &args).map(|_| ())
+        ask(py, "log_failure", &args).map(|_| ())
     }
 
     fn is_closed(this: &Bound<'_, Self>) -> PyErr {
-        exception(this.py(), "_closed", (this.get().plan.name.clone_ref(this.py()),))
+        exception(this.py(), "closed_error", (this.get().plan.name.clone_ref(this.py()),))
     }
 
     fn exhausted(this: &Bound<'_, Self>, waiting: Option<usize>) -> PyErr {
-        exception(this.py(), "_exhausted", (this.get().plan.name.clone_ref(this.py()), waiting))
+        exception(this.py(), "exhausted_error", (this.get().plan.name.clone_ref(this.py()), waiting))
     }
 
     /// A wait of so many nanoseconds was in vain: says who has what.
@@ -1300,7 +1306,7 @@ impl Pool {
         match holders.and_then(|holders| PyList::new(py, holders)) {
             Ok(holders) => {
                 let name = pool.plan.name.clone_ref(py);
-                exception(py, "_timed_out", (name, seconds, holders, size, waiting, failures, error, closed))
+                exception(py, "timeout_error", (name, seconds, holders, size, waiting, failures, error, closed))
             }
             Err(error) => error,
         }
@@ -1478,18 +1484,42 @@ impl Pool {
     }
 
     /// Lend a resource for the length of a block, of `with` or of `async with`.
+    ///
+    /// A block that ends with an exception has its resource reset, or closed where there is no `reset`.
+    ///
+    /// Args:
+    ///     timeout: Seconds (or a `timedelta`) to wait for one; left out, the pool's own; 0 doesn't wait, `None` waits for
+    ///         ever.
+    ///
+    /// Raises:
+    ///     `PoolTimeout`: When entered, if none came free in time.
+    ///     `PoolExhausted`: When entered, if more wait already than `max_waiting` allows, or there will never be one.
+    ///     `PoolClosed`: When entered, if the pool is closed, or was closed meanwhile.
     #[pyo3(signature = (*, timeout=Given(None)), text_signature = "($self, *, timeout=...)")]
     fn lease(this: &Bound<'_, Self>, timeout: Given<'_>) -> PyResult<Lease> {
         Ok(Lease::new(this, timeout.limit()?))
     }
 
     /// Take a resource, to be given back by `release`.
+    ///
+    /// Args:
+    ///     timeout: As for `lease`.
+    ///
+    /// Raises:
+    ///     `PoolTimeout`, `PoolExhausted`, `PoolClosed`: As for `lease`.
     #[pyo3(signature = (*, timeout=Given(None)), text_signature = "($self, *, timeout=...)")]
     fn acquire<'py>(this: &Bound<'py, Self>, timeout: Given<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(Self::take(this, timeout.limit()?)?.resource)
     }
 
-    /// Give a resource back that `acquire` gave; with `discard`, have it closed.
+    /// Give a resource back that `acquire` gave.
+    ///
+    /// Args:
+    ///     resource: The resource.
+    ///     discard: Have it closed, because it is broken or in a state that nobody knows.
+    ///
+    /// Raises:
+    ///     `RuntimeError`: If it is not this pool's, or not lent.
     #[pyo3(signature = (resource, /, *, discard=false))]
     fn release(this: &Bound<'_, Self>, resource: &Bound<'_, PyAny>, discard: bool) -> PyResult<()> {
         if this.get().plan.asynchronous {
@@ -1541,8 +1571,7 @@ impl Pool {
         let frame = calling_frame(py);
         let lease = Bound::new(py, Lease::new(this, Limit::Own))?;
         let approach = Bound::new(py, Approach::new(this, Limit::Own, this.get().stack(py, 0)))?;
-        let args = (this, lease, approach, frame).into_pyobject(py)?;
-        ask(py, "_enter_short", &args)
+        this.call_method1(interned!(py, "_enter_short"), (lease, approach, frame))
     }
 
     #[pyo3(signature = (error_type, error, traceback, /))]
@@ -1692,7 +1721,14 @@ impl Pool {
         self.plan.name.clone_ref(py)
     }
 
-    /// Set how many resources there may be.
+    /// Set how many resources there may be: more at once, fewer as they come back.
+    ///
+    /// Args:
+    ///     max_size: How many.
+    ///
+    /// Raises:
+    ///     `TypeError`, `ValueError`: If it is no whole number of at least 1 and `min_idle`.
+    ///     `RuntimeError`: If the resources were given.
     #[pyo3(signature = (max_size, /))]
     fn resize(this: &Bound<'_, Self>, max_size: &Bound<'_, PyAny>) -> PyResult<()> {
         let pool = this.get();
@@ -1710,6 +1746,9 @@ impl Pool {
     }
 
     /// Replace all resources: those that are idle now, the others when they come back.
+    ///
+    /// Raises:
+    ///     `RuntimeError`: If the resources were given.
     fn drain(this: &Bound<'_, Self>) -> PyResult<()> {
         let pool = this.get();
         pool.refuse_if_fixed("drained")?;
@@ -1721,6 +1760,12 @@ impl Pool {
     }
 
     /// Close the pool: nobody gets anything any more, and what is lent is waited for.
+    ///
+    /// Args:
+    ///     timeout: Seconds (or a `timedelta`) to wait; left out, the pool's own; 0 doesn't wait, `None` waits for ever.
+    ///
+    /// Raises:
+    ///     `PoolTimeout`: If something is still lent then; it is closed when it comes back.
     #[pyo3(signature = (timeout=Given(None)), text_signature = "($self, timeout=...)")]
     fn close(this: &Bound<'_, Self>, timeout: Given<'_>) -> PyResult<()> {
         let py = this.py();
@@ -1865,7 +1910,7 @@ impl Pool {
         for ticket in &waiting {
             outcome = first_of(outcome, ticket.close(py));
         }
-        Python::attach(|_| drop(waiting));
+        attached(py, |_| drop(waiting));
         outcome.map(|()| idle)
     }
 
@@ -1985,8 +2030,7 @@ impl Lease {
         let plan = &pool.get().plan;
         let kept = !failed || plan.fixed || plan.reset.is_some();
         let loan = lease.end()?;
-        let args = (pool, loan, kept, failed).into_pyobject(py)?;
-        ask(py, "_leave", &args)
+        pool.call_method1(interned!(py, "_leave"), (loan, kept, failed))
     }
 }
 
@@ -2027,8 +2071,7 @@ impl Lease {
         let pool = this.get().pool.bind(py);
         // Here, in the frame of the `async with`.
         let approach = Bound::new(py, Approach::new(pool, this.get().limit, pool.get().stack(py, 0)))?;
-        let args = (pool, this, approach).into_pyobject(py)?;
-        ask(py, "_enter", &args)
+        pool.call_method1(interned!(py, "_enter"), (this, approach))
     }
 
     #[pyo3(signature = (error_type, error, traceback, /))]
@@ -2044,7 +2087,7 @@ impl Lease {
 
     /// Notes what a task's approach came to.
     #[pyo3(signature = (approach, /))]
-    fn _arrived(&self, py: Python<'_>, approach: &Bound<'_, Approach>) -> PyResult<()> {
+    fn note_arrival(&self, py: Python<'_>, approach: &Bound<'_, Approach>) -> PyResult<()> {
         self.check_it_is_free()?;
         let loan = approach.get().part.with(py, |part, _| match part {
             Part::Lent(slot, serial) => Some((*slot, *serial)),
@@ -2237,7 +2280,7 @@ impl Approach {
         match self.change(py, Part::Over) {
             Part::Waits(ticket) => {
                 let outcome = Pool::give_up(pool, &ticket, self.closes.load(Ordering::Relaxed));
-                Python::attach(|_| drop(ticket));
+                attached(py, |_| drop(ticket));
                 outcome.map(|()| None)
             }
             Part::Checks(slot) => {
@@ -2299,10 +2342,14 @@ impl Approach {
             let kept = event_loop.clone().unbind();
             pool.get().open(py, |state, dead, _| dead.extend(state.event_loop.replace(kept)));
         }
+        let waits = approach.length != Some(0);
+        if let Some(claim) = Pool::enter(pool, None, waits, home)? {
+            return approach.go_on(py, claim);
+        }
         let ticket = approach.new_ticket(py, event_loop)?;
         // Known before it stands in line, so that giving up finds it.
         approach.change(py, Part::Waits(ticket.clone()));
-        match Pool::enter(pool, &ticket, approach.length != Some(0), home) {
+        match Pool::enter(pool, Some(&ticket), waits, home) {
             Ok(Some(claim)) => approach.go_on(py, claim),
             Ok(None) => {
                 Self::watch_the_clock(this)?;
@@ -2328,7 +2375,7 @@ impl Approach {
         let part = self.change(py, Part::Over);
         let Part::Waits(ticket) = part else { return Err(Error::State("the approach does not wait").into()) };
         let settled = ticket.take(py);
-        Python::attach(|_| drop(ticket));
+        attached(py, |_| drop(ticket));
         if !self.closes.load(Ordering::Relaxed) {
             pool.get().note_wait(py, self.begun);
         }

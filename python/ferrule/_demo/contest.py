@@ -6,14 +6,14 @@ import os
 import platform
 import stat
 import warnings
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ferrule import PerformanceMonitor, cached, count_calls
+from ferrule import PerformanceMonitor, ResourcePool, cached, count_calls, transaction
 from ferrule._demo import job, plain, storing
 from ferrule._demo.measuring import PARTS, Cost, Measured, added_to_a_call, added_to_a_step, argument_back, nothings
 from ferrule._demo.sources import LARGEST, name_in
@@ -21,6 +21,7 @@ from ferrule._demo.sources import LARGEST, name_in
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from ferrule._demo.sources import Found
@@ -43,11 +44,11 @@ class Job(Protocol):
         """Find the files."""
         ...
 
-    def work(self, files: list[Path], root: Path, database: sqlite3.Connection) -> None:
+    def work(self, files: list[Path], root: Path, database: Any, /) -> None:
         """Read, parse, examine and store some files."""
         ...
 
-    def report(self, database: sqlite3.Connection) -> storing.Summary:
+    def report(self, database: Any, /) -> storing.Summary:
         """Ask the database what was found."""
         ...
 
@@ -110,7 +111,7 @@ class Contest:
 
     Args:
         path: Where the files are; each job finds them itself.
-        databases: Where each job keeps what it finds.
+        databases: Where each job keeps what it finds: plain Python has a connection, and ferrule a pool of them.
         limit: Take the first so many files; `None` takes all.
         progress: Called with a number of files each time that both jobs are done with them.
     """
@@ -120,7 +121,7 @@ class Contest:
     def __init__(
         self,
         path: Path,
-        databases: tuple[sqlite3.Connection, sqlite3.Connection],
+        databases: tuple[sqlite3.Connection, ResourcePool[sqlite3.Connection]],
         *,
         limit: int | None,
         progress: Callable[[int], object],
@@ -158,9 +159,11 @@ class Contest:
         found = [one.first(self.limit) for one in self.in_turns([partial(one.find, self.path) for one in self.jobs])]
         if found[0] != found[1]:
             self.differences.append(f"find: {len(found[0].files):,} files and {len(found[1].files):,}, not the same")
-        for database, one in zip(self.databases, found, strict=True):
-            for problem in one.problems:
-                storing.store_problem(database, problem)
+        databases: list[sqlite3.Connection | ResourcePool[sqlite3.Connection]] = list(self.databases)
+        for database, one in zip(databases, found, strict=True):
+            with connected(database) as connection, transaction(connection):
+                for problem in one.problems:
+                    storing.store_problem(connection, problem)
         return found
 
     def work(self, found: list[Found]) -> None:
@@ -177,7 +180,9 @@ class Contest:
 
     def compare(self, summaries: list[storing.Summary]) -> int:
         """Compare what both stored, answered and counted; return how many rows were compared."""
-        rows, differences = storing.compare(*self.databases, names=(plain.NAME, job.NAME))
+        by_hand, native = self.databases
+        with native.lease() as connection:
+            rows, differences = storing.compare(by_hand, connection, names=(plain.NAME, job.NAME))
         self.differences += differences
         if summaries[0] != summaries[1]:
             self.differences.append("report: the two do not say the same")
@@ -208,10 +213,11 @@ def run(found: Found, path: Path, folder: Path, *, limit: int | None, progress: 
     stamps = {file: warmed(file) for file in found.first(limit).files}
     for one in Contest.jobs:
         one.forget()
+    storing.create(folder / "ferrule.sqlite").close()
     with (
         warnings.catch_warnings(),
         closing(storing.create(folder / "plain.sqlite")) as by_hand,
-        closing(storing.create(folder / "ferrule.sqlite")) as native,
+        closing(job.connections(folder / "ferrule.sqlite")) as native,
     ):
         # What the parser and the codecs have to say about other people's sources is not for us to print or to raise.
         warnings.simplefilter("ignore", SyntaxWarning)
@@ -238,6 +244,13 @@ def run(found: Found, path: Path, folder: Path, *, limit: int | None, progress: 
         differences=contest.differences,
         changed=changed(found.root, stamps) if contest.differences else [],
     )
+
+
+def connected(
+    database: sqlite3.Connection | ResourcePool[sqlite3.Connection],
+) -> AbstractContextManager[sqlite3.Connection]:
+    """Return a connection for the length of a block, whatever it is kept in."""
+    return database.lease() if isinstance(database, ResourcePool) else nullcontext(database)
 
 
 def stamp_of(file: Path) -> tuple[int, int] | None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ferrule import PerformanceMonitor, Timer, cached, count_calls, timed
+from ferrule import PerformanceMonitor, ResourcePool, Timer, cached, count_calls, timed
 from ferrule._demo import examining, sources, storing
 from ferrule._demo.measuring import Measured
 from ferrule._demo.sources import Problem, UnreadableError, printable
 
 if TYPE_CHECKING:
     import ast
-    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -78,24 +79,31 @@ def store(database: sqlite3.Connection, path: str, facts: examining.Facts) -> No
 
 
 @timed(name="report", monitor=monitor)
-def report(database: sqlite3.Connection) -> storing.Summary:
+def report(databases: ResourcePool[sqlite3.Connection]) -> storing.Summary:
     """Ask the database what was found."""
-    return storing.summary(database)
+    with databases.lease() as database:
+        return storing.summary(database)
 
 
-def work(files: list[Path], root: Path, database: sqlite3.Connection) -> None:
+def connections(path: Path) -> ResourcePool[sqlite3.Connection]:
+    """Keep the connections to a database in a pool."""
+    return ResourcePool(partial(storing.connect, path), close=sqlite3.Connection.close, name="demo")
+
+
+def work(files: list[Path], root: Path, databases: ResourcePool[sqlite3.Connection]) -> None:
     """Read, parse, examine and store some files."""
-    for path in files:
-        name = sources.name_in(root, path)
-        try:
-            source = read(path)
-            facts = examine(source, parse(source))
-        except UnreadableError as error:
-            storing.store_problem(database, Problem(name, printable(str(error))))
-        else:
-            store(database, name, facts)
-    with Timer("commit", monitor=monitor):
-        database.commit()
+    with databases.lease() as database:
+        for path in files:
+            name = sources.name_in(root, path)
+            try:
+                source = read(path)
+                facts = examine(source, parse(source))
+            except UnreadableError as error:
+                storing.store_problem(database, Problem(name, printable(str(error))))
+            else:
+                store(database, name, facts)
+        with Timer("commit", monitor=monitor):
+            database.commit()
 
 
 def measured() -> dict[str, Measured]:

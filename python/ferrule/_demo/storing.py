@@ -126,10 +126,20 @@ def create(path: Path) -> sqlite3.Connection:
     Args:
         path: A file that does not exist yet.
     """
-    database = sqlite3.connect(path)
+    database = connect(path)
+    database.executescript(SCHEMA)
+    return database
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a database, to be used by one thread at a time, whichever that is.
+
+    Args:
+        path: A file that `create` made, or that does not exist yet.
+    """
+    database = sqlite3.connect(path, check_same_thread=False)
     # Both jobs pay for the same safety: a database that a crash loses costs nothing but another run.
     database.execute("PRAGMA synchronous = OFF")
-    database.executescript(SCHEMA)
     return database
 
 
