@@ -37,6 +37,9 @@ NATIVE = [
     _core.Panicking,
     _core.TimedFunction,
     _core.CountedFunction,
+    _core.EnforcedFunction,
+    _core.Initializer,
+    _core.SingletonCall,
 ]
 
 
