@@ -41,6 +41,9 @@ NATIVE = [
     _core.RetryingMethod,
     _core.BreakerFunction,
     _core.LimitedFunction,
+    _core.EnforcedFunction,
+    _core.Initializer,
+    _core.SingletonCall,
 ]
 
 

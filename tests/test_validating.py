@@ -15,6 +15,7 @@ import math
 import pickle
 import re
 import sys
+import sysconfig
 import threading
 import types
 import typing
@@ -41,6 +42,12 @@ from ferrule import (
     validating,
 )
 from ferrule._annotations import Compiler
+
+# Up to 3.13, a free-threaded build keeps classes for ever once there is a second thread.
+classes_go = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")) and sys.version_info < (3, 14),
+    reason="this build keeps classes for ever once there are threads",
+)
 
 # -- checks: what passes and what doesn't, for every annotation --------------------------------------------------------
 
@@ -638,6 +645,7 @@ class TestField:
         with pytest.raises(FieldTypeError, match=r"items\[0\] must be int"):
             several.items = ["a"]
 
+    @pytest.mark.thread_unsafe(reason="puts a name into this module")
     def test_an_annotation_that_refers_to_what_comes_later(self):
         class Node:
             child: "Node | None" = Field(default=None)
@@ -859,6 +867,7 @@ class TestField:
         gc.collect()
         assert not any(reference() for reference in references)
 
+    @classes_go
     def test_a_class_with_fields_can_be_collected(self):
         class Gone:
             v: int = Field(default=1)
@@ -1246,6 +1255,7 @@ class TestModel:
         assert hash(Point(x=x, y=y)) == hash(Point(x=x, y=y))
         assert (Point(x=x, y=0) == Point(x=y, y=0)) is (x == y)
 
+    @pytest.mark.subprocess
     def test_annotations_as_strings(self, python):
         done = python(
             """
@@ -1434,6 +1444,7 @@ class TestEnforceTypes:
         with pytest.raises(ValueError, match="depth must be one of 'all', 'sample', 'shallow', got 'deep'"):
             enforce_types(depth="deep")
 
+    @pytest.mark.thread_unsafe(reason="puts a name into this module")
     def test_methods_of_every_kind(self):
         class Thing:
             @enforce_types
@@ -1492,6 +1503,7 @@ class TestEnforceTypes:
             with pytest.raises(TypeError, match="x must be Local, not int: 1"):
                 call(1)
 
+    @pytest.mark.thread_unsafe(reason="puts a name into this module")
     def test_forward_references_wait_for_the_first_call(self):
         @enforce_types
         def f(x: "Late | None" = None):  # noqa: F821
@@ -1558,6 +1570,7 @@ class TestEnforceTypes:
         with pytest.raises(TypeError, match="x must be int"):
             f("a")
 
+    @pytest.mark.thread_unsafe(reason="puts a name into this module")
     def test_coroutine_functions(self):
         @enforce_types
         async def f(x: int) -> str:
@@ -1627,6 +1640,7 @@ class TestEnforceTypes:
             validating.enable()
         assert enforce_types(f) is not f
 
+    @pytest.mark.subprocess
     @pytest.mark.parametrize(("value", "on"), [("0", False), ("off", False), ("1", True), ("", True)])
     def test_the_environment_turns_it_off(self, value, on, monkeypatch):
         import subprocess
@@ -1655,6 +1669,7 @@ class TestEnforceTypes:
         gc.collect()
         assert not any(reference() for reference in references)
 
+    @pytest.mark.thread_unsafe(reason="puts a name into this module")
     def test_threads(self):
         @enforce_types
         def f(x: "Soon") -> "Soon":  # noqa: F821

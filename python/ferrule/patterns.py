@@ -300,15 +300,6 @@ class Plugin:
     ...     pass
     >>> dict(Exporter.registry) == {"csv": Csv, "Xml": Xml}
     True
-
-    Args:
-        name: What the subclass is registered as; by default its name. Of a direct subclass of `Plugin`, the name of its
-            registry.
-        replace: Whether to take the place of another of this name.
-        register: Whether it is registered at all; `False` for a base in between.
-
-    Raises:
-        ValueError: When making a class: the name is taken.
     """
 
     registry: ClassVar[Registry[type[Any]]]
@@ -316,6 +307,18 @@ class Plugin:
     def __init_subclass__(
         cls, *, name: str | None = None, replace: bool = False, register: bool = True, **options: Any
     ) -> None:
+        """Register a subclass.
+
+        Args:
+            name: What the subclass is registered as; by default its name. Of a direct subclass of `Plugin`, the name of
+                its registry.
+            replace: Whether to take the place of another of this name.
+            register: Whether it is registered at all; `False` for a base in between.
+            options: What goes on to other bases.
+
+        Raises:
+            ValueError: When making a class: the name is taken.
+        """
         super().__init_subclass__(**options)
         called = cls.__name__ if name is None else _checked_name(name)
         if Plugin in cls.__bases__:

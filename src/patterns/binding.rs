@@ -295,7 +295,7 @@ const KNOWN: usize = 32;
 /// A spelling that was looked up not long ago, and where its entry lies.
 struct Sight {
     key: Py<PyString>,
-    epoch: u32,
+    epoch: u64,
     place: u32,
 }
 
@@ -323,7 +323,7 @@ impl State {
     /// A key has this place and the one beside it.
     fn slot(key: &Bound<'_, PyString>) -> usize {
         // Knuth's multiplicative hash: addresses differ in their middle.
-        (key.as_ptr().addr() >> 4).wrapping_mul(0x9E37_79B9) >> 16 & (KNOWN - 1)
+        ((key.as_ptr().addr() >> 4).wrapping_mul(0x9E37_79B9) >> 16) & (KNOWN - 1)
     }
 
     /// Notes where the entry of this key lies; gives out the key that was known in its place.

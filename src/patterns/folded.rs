@@ -24,7 +24,7 @@ pub struct Folded<K, V> {
     hasher: RandomState,
     version: u64,
     /// How often places have lost their meaning.
-    epoch: u32,
+    epoch: u64,
 }
 
 impl<K, V> Default for Folded<K, V> {
@@ -68,7 +68,7 @@ impl<K, V> Folded<K, V> {
     /// A number that changes when places lose their meaning; see [`Folded::place_of`].
     #[inline]
     #[must_use]
-    pub fn epoch(&self) -> u32 {
+    pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
