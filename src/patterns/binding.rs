@@ -290,7 +290,9 @@ impl Form {
 }
 
 /// How many spellings a dictionary knows by sight.
-const KNOWN: usize = 32;
+const KNOWN: usize = 64;
+/// In how many places one of them may be.
+const WAYS: usize = 4;
 
 /// A spelling that was looked up not long ago, and where its entry lies.
 struct Sight {
@@ -315,15 +317,17 @@ impl State {
         if self.known.is_empty() {
             return None;
         }
-        let slot = Self::slot(key);
-        let mut seen = self.known[slot].iter().chain(&self.known[slot ^ 1]);
+        let mut seen = self.known[Self::slots(key)].iter().flatten();
         seen.find(|sight| sight.key.is(key) && sight.epoch == self.map.epoch()).map(|sight| sight.place)
     }
 
-    /// A key has this place and the one beside it.
-    fn slot(key: &Bound<'_, PyString>) -> usize {
-        // Knuth's multiplicative hash: addresses differ in their middle.
-        ((key.as_ptr().addr() >> 4).wrapping_mul(0x9E37_79B9) >> 16) & (KNOWN - 1)
+    /// The places where a key may be.
+    #[inline]
+    fn slots(key: &Bound<'_, PyString>) -> std::ops::Range<usize> {
+        // Knuth's multiplicative hash: the product's highest bits depend on all of the address.
+        let product = (key.as_ptr().addr() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let first = usize::from((product >> 56) as u8) % (KNOWN / WAYS) * WAYS;
+        first..first + WAYS
     }
 
     /// Notes where the entry of this key lies; gives out the key that was known in its place.
@@ -337,10 +341,11 @@ impl State {
             self.known.resize_with(KNOWN, || None);
         }
         let epoch = self.map.epoch();
-        let slot = Self::slot(key);
+        let mut slots = Self::slots(key);
+        let first = slots.start;
         // The same key again, a free place, or one that has lost its meaning; else whoever was there first.
         let usable = |sight: &Option<Sight>| sight.as_ref().is_none_or(|it| it.epoch != epoch || it.key.is(key));
-        let slot = [slot, slot ^ 1].into_iter().find(|slot| usable(&self.known[*slot])).unwrap_or(slot);
+        let slot = slots.find(|slot| usable(&self.known[*slot])).unwrap_or(first);
         self.known[slot].replace(Sight { key: key.clone().unbind(), epoch, place }).map(|sight| sight.key)
     }
 }
