@@ -1724,7 +1724,7 @@ impl Pool {
     /// Set how many resources there may be: more at once, fewer as they come back.
     ///
     /// Args:
-    ///     max_size: How many.
+    ///     `max_size`: How many.
     ///
     /// Raises:
     ///     `TypeError`, `ValueError`: If it is no whole number of at least 1 and `min_idle`.
