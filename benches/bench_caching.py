@@ -453,14 +453,17 @@ def in_interpreter(label: str, count: int, what: str) -> float:
     """Fills a cache in an interpreter of its own, and returns what was measured there."""
     if not Path("/proc/self/statm").exists():
         raise UnavailableError("this system has no /proc/self/statm")
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, label, str(count), what],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).resolve().parent.parent,
-        timeout=TIMEOUT,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED, label, str(count), what],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).resolve().parent.parent,
+            timeout=TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(f"it takes longer than {TIMEOUT:.0f} s") from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit status {done.returncode}"
         if reason.startswith("unavailable: "):
