@@ -577,10 +577,14 @@ class TestTheEnd:
                 ferrule.cached(maxsize=1),
                 ferrule.cached(maxsize=1, ttl=60, cache_errors={LookupError: 1}),
                 ferrule.cached(cache=ferrule.Cache(1, on_evict=lambda key, value, cause: None)),
+                ferrule.retry(max_attempts=1),
+                ferrule.CircuitBreaker(failure_threshold=100),
+                ferrule.rate_limited(1_000_000_000, burst=100),
+                ferrule.enforce_types,
             ]
             sys.last = Last(*(decorate(functools.partial(work)) for decorate in decorators))
         """)
-        assert done.startswith("-----!! -----!! ---!! ---!! ----!! ---!! done")
+        assert done.startswith("-----!! -----!! ---!! ---!! ----!! ---!! " + 4 * "-----!! " + "done")
 
     def test_the_place_of_a_task_that_never_ended(self, program):
         assert program("""

@@ -268,7 +268,7 @@ fn slot_get<'py>(
 #[cold]
 fn empty(py: Python<'_>) -> Result<Option<Bound<'_, PyAny>>, Raised<'_>> {
     // Attached by PyO3's own count, so that the error is released here.
-    Python::attach(|_| {
+    guarding::attached(py, |_| {
         let error = PyErr::fetch(py);
         if error.is_instance_of::<pyo3::exceptions::PyAttributeError>(py) {
             return Ok(None);

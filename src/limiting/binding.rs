@@ -720,7 +720,7 @@ impl Clockwork {
             alarms::unset_alarm(py, number);
         }
         if let Some(timer) = self.timer {
-            Python::attach(|py| {
+            guarding::attached(py, |py| {
                 // It fails only by a signal handler's exception; a timer that rings in vain does no harm.
                 let _ = call_method(timer.bind(py), interned!(py, "cancel"), &[]);
                 drop(timer);
@@ -787,7 +787,7 @@ impl Standing {
         let left = waiting.waiter.leave(py, self.limiter.get().rate, self.bucket.get());
         let clockwork = std::mem::take(&mut waiting.clockwork);
         clockwork.stop(py);
-        Python::attach(|_| drop(waiting));
+        guarding::attached(py, |_| drop(waiting));
         left
     }
 }
@@ -823,7 +823,7 @@ impl Standing {
         }
         match looked {
             Ok(None) => {
-                Python::attach(|_| drop(waiting));
+                guarding::attached(py, |_| drop(waiting));
                 Ok(true)
             }
             Ok(Some(until)) => {

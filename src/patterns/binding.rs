@@ -85,13 +85,13 @@ impl Native for SingletonCall {
             }
             return Ok(instance.bind(py).clone());
         }
-        Python::attach(|_| first_call(this, call, &class, shelf).map_err(Failure::from))
+        guarding::attached(py, |_| first_call(this, call, &class, shelf).map_err(Failure::from))
     }
 }
 
 #[cold]
 fn refuse_arguments<'py>(class: &Bound<'py, PyAny>) -> Failure<'py> {
-    Python::attach(|_| {
+    guarding::attached(class.py(), |_| {
         let name = class.getattr("__qualname__").map_or_else(|_| "the class".to_owned(), |name| name.to_string());
         PyTypeError::new_err(format!("{name} has its one instance; from now on {name}() takes no arguments")).into()
     })
@@ -234,7 +234,7 @@ impl Getting for LazyProperty {
         if let Some(value) = home.get(instance)? {
             return Ok(value);
         }
-        Python::attach(|_| Self::compute(this, instance, home).map_err(Failure::from))
+        guarding::attached(instance.py(), |_| Self::compute(this, instance, home).map_err(Failure::from))
     }
 }
 
@@ -268,7 +268,7 @@ impl Form {
     #[cold]
     fn of_any(key: &Bound<'_, PyString>) -> PyResult<Self> {
         let py = key.py();
-        Python::attach(|_| {
+        guarding::attached(py, |_| {
             let fold = py.get_type::<PyString>().getattr(interned!(py, "casefold"))?;
             let folded = guarding::call(&fold, &[key])?.cast_into::<PyString>()?;
             if let Ok(text) = folded.to_str() {

@@ -454,10 +454,12 @@ impl<'py> Rules<'_, 'py> {
             };
             let function = self.function.map_or_else(|| py.None().into_bound(py), Bound::clone);
             let facts = (function, progress.number, seconds(progress.elapsed()), why).into_pyobject(py)?;
-            let annotate = ANNOTATE.import(py, "ferrule.retrying", "annotate")?;
-            let value = raised_value(py, error)?;
-            let noted = guarding::call(annotate, &[&value, &facts.into_any()]).map(drop);
-            self.counted(py, quietly(py, end, annotate, noted))?;
+            // Where the interpreter goes, the module may have gone before; the exception comes out without a note.
+            if let Ok(annotate) = ANNOTATE.import(py, "ferrule.retrying", "annotate") {
+                let value = raised_value(py, error)?;
+                let noted = guarding::call(annotate, &[&value, &facts.into_any()]).map(drop);
+                self.counted(py, quietly(py, end, annotate, noted))?;
+            }
         }
         if self.plan.on_give_up.is_some() {
             let attempt = self.attempt(py, progress, end, None)?;
@@ -711,7 +713,7 @@ impl Native for RetryingFunction {
             return Ok(result?);
         }
         // Attached by PyO3's own count, so that what is dropped on the way is released at once.
-        Python::attach(|_| {
+        guarding::attached(py, |_| {
             let result = result.map_err(|raised| raised.fetch(py));
             me.go_on(py, function, call, begun, result).map_err(Failure::from)
         })
@@ -779,16 +781,19 @@ impl Retrier {
         Self { plan, tally, function }
     }
 
-    /// A call begins: counted as one that succeeds at once. The precise clock's reading, to be given to `trouble`.
-    fn begin(&self, py: Python<'_>) -> u64 {
+    /// A call begins: counted as one that succeeds at once. The precise clock's reading, to be given to `trouble`; a float,
+    /// because the interpreter makes those quicker than large integers.
+    fn begin(&self, py: Python<'_>) -> f64 {
         self.tally.get().straight.increment(py);
-        precise()
+        precise() as f64
     }
 
     /// The call that began at `begun` doesn't succeed at once.
     #[pyo3(signature = (begun, /))]
-    fn trouble(this: &Bound<'_, Self>, begun: u64) -> RetryCourse {
+    fn trouble(this: &Bound<'_, Self>, begun: f64) -> RetryCourse {
         let py = this.py();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a reading of the clock")]
+        let begun = begun as u64;
         this.get().tally.get().note(py, |troubled| troubled.taken_back += 1);
         RetryCourse { retrier: this.clone().unbind(), progress: Guarded::new(Progress::since(begun)) }
     }

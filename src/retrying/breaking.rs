@@ -10,7 +10,7 @@ use pyo3::types::PyTuple;
 use super::circuit::{Breaker, End, Permit, Rules, State};
 use crate::callable::{Call, Failure, Native, Outcome, Wrapper, calling_frame, this_thread};
 use crate::clock::{SECOND, binding::nanoseconds, precise};
-use crate::guarding::{Guarded, Made};
+use crate::guarding::{self, Guarded, Made};
 use crate::waiting::Ready;
 
 /// A block that tries a half-open breaker.
@@ -85,7 +85,7 @@ impl Circuit {
                 let most = usize::try_from(self.rules.trials).unwrap_or(usize::MAX);
                 (shared.trials.len() > most).then(|| shared.trials.remove(0))
             });
-            Python::attach(|_| drop(before));
+            guarding::attached(py, |_| drop(before));
         }
         Ok(())
     }
@@ -108,7 +108,7 @@ impl Circuit {
             // It was entered while the breaker was closed: it counts while it is, still or again.
             None => Permit::closed(self.closed.load(Ordering::Acquire)),
         };
-        Python::attach(|_| drop(trial));
+        guarding::attached(py, |_| drop(trial));
         self.settle(py, permit, end);
     }
 
@@ -277,7 +277,7 @@ impl Native for BreakerFunction {
                 Ok(value)
             }
             // Attached by PyO3's own count, so that what is dropped on the way is released at once.
-            Err(raised) => Python::attach(|py| {
+            Err(raised) => guarding::attached(py, |py| {
                 let error = raised.fetch(py);
                 circuit.settle(py, permit, circuit.end_of(py, Some(&error)));
                 Err(Failure::from(error))

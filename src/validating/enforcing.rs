@@ -134,7 +134,7 @@ impl EnforcedFunction {
 
     #[cold]
     fn make_plan(&self, py: Python<'_>) -> PyResult<&Plan> {
-        Python::attach(|_| {
+        guarding::attached(py, |_| {
             let planner = self.planner.as_ref().map_or_else(|| py.None(), |planner| planner.clone_ref(py));
             let found = guarding::call(planner.bind(py), &[])?.extract::<Found>()?;
             // Two threads may both make one; the first stays.
@@ -153,7 +153,7 @@ fn complaint(
     value: Borrowed<'_, '_, PyAny>,
     name: &str,
 ) -> PyErr {
-    Python::attach(|py| {
+    guarding::attached(this.py(), |py| {
         let function = this.getattr("__qualname__").map_or_else(|_| "the function".to_owned(), |name| name.to_string());
         let function = function.rsplit("<locals>.").next().unwrap_or(&function);
         let place = format!("{function}(): {name}");

@@ -130,7 +130,7 @@ impl Rules {
     /// What it means that `len` failed.
     #[cold]
     fn without_length(&self, value: Borrowed<'_, '_, PyAny>, error: PyErr) -> PyResult<Refusal> {
-        Python::attach(|py| {
+        guarding::attached(value.py(), |py| {
             if !error.is_instance_of::<PyTypeError>(py) {
                 return Err(error);
             }
@@ -142,7 +142,7 @@ impl Rules {
     /// What it means that a comparison failed.
     #[cold]
     fn incomparable(&self, value: Borrowed<'_, '_, PyAny>, error: PyErr) -> PyResult<Refusal> {
-        Python::attach(|py| {
+        guarding::attached(value.py(), |py| {
             let text = self.bounds(py);
             if error.is_instance_of::<PyTypeError>(py) {
                 let class = value.get_type().name()?.to_string();
@@ -487,7 +487,7 @@ impl FieldInfo {
 
     #[cold]
     fn resolve(&self, py: Python<'_>) -> PyResult<Option<&Py<Check>>> {
-        Python::attach(|_| {
+        guarding::attached(py, |_| {
             let place = self.place(py)?;
             let arguments: [&Bound<'_, PyAny>; 2] = [place.owner.bind(py).as_any(), place.name.bind(py).as_any()];
             let found = guarding::call(self.resolver.bind(py), &arguments)?.extract::<Option<Py<Check>>>()?;
@@ -551,7 +551,7 @@ impl FieldInfo {
         value: Borrowed<'_, 'py, PyAny>,
         check: &Py<Check>,
     ) -> Failure<'py> {
-        Python::attach(|_| {
+        guarding::attached(whose.py(), |_| {
             let rule = format!("must be {}", check.get().text());
             let text = |place: &str| {
                 // Where by now nothing is wrong, the value has changed since it was looked at.
@@ -570,7 +570,7 @@ impl FieldInfo {
         value: Borrowed<'_, 'py, PyAny>,
         refusal: Refusal,
     ) -> Failure<'py> {
-        Python::attach(|_| {
+        guarding::attached(whose.py(), |_| {
             let (rule, of_type) = match refusal {
                 Refusal::Type(rule) => (rule, true),
                 Refusal::Value(rule) => (self.message.clone().unwrap_or(rule), false),
@@ -583,7 +583,7 @@ impl FieldInfo {
     /// The exception of a user's check, with a note of where it came up.
     #[cold]
     fn noted<'py>(&self, whose: &Bound<'py, PyAny>, error: PyErr) -> Failure<'py> {
-        Python::attach(|py| {
+        guarding::attached(whose.py(), |py| {
             if !error.is_instance_of::<PyException>(py) {
                 return error.into();
             }
@@ -622,7 +622,7 @@ impl FieldInfo {
         {
             return Ok(place.home.set_default(instance, value)?);
         }
-        Python::attach(|_| {
+        guarding::attached(py, |_| {
             Err(PyAttributeError::new_err(format!("{}.{} is not set", name_of(instance)?, place.name)).into())
         })
     }
@@ -772,7 +772,7 @@ impl Fields {
 
     #[cold]
     fn unknown<'py>(&self, instance: &Bound<'py, PyAny>, name: Borrowed<'_, 'py, PyAny>) -> Failure<'py> {
-        Python::attach(|_| {
+        guarding::attached(instance.py(), |_| {
             let names: Vec<_> = self.fields.iter().map(|(name, _)| name.to_string()).collect();
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             match name_of(instance) {
@@ -787,7 +787,7 @@ impl Fields {
 
 #[cold]
 fn incomplete<'py>(instance: &Bound<'py, PyAny>, names: impl Iterator<Item = String>) -> Failure<'py> {
-    Python::attach(|_| match name_of(instance) {
+    guarding::attached(instance.py(), |_| match name_of(instance) {
         Ok(owner) => {
             let names: Vec<_> = names.collect();
             PyTypeError::new_err(format!("{owner} needs {}", names.join(", "))).into()
@@ -824,7 +824,7 @@ impl Native for Initializer {
 
 #[cold]
 fn positional<'py>(call: Call<'_, 'py>, py: Python<'py>) -> Failure<'py> {
-    Python::attach(|_| {
+    guarding::attached(py, |_| {
         if call.positional() == 0 {
             return PyTypeError::new_err("__init__ needs an instance").into();
         }
