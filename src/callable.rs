@@ -323,6 +323,27 @@ impl Wrapper {
         dress(wrapper.as_any(), function)?;
         Ok(wrapper)
     }
+
+    /// Puts an instance of `T` round a wrapper, whose dress it shares.
+    pub fn wrap_bare<'py, T>(function: &Bound<'py, PyAny>, rest: T) -> PyResult<Bound<'py, T>>
+    where
+        T: Native + PyClass<Frozen = True>,
+        (T, Self): Into<PyClassInitializer<T>>,
+    {
+        let base = Self { slot: Slot::of::<T>(), function: function.clone().unbind() };
+        let wrapper = Bound::new(function.py(), (rest, base))?;
+        let dress = guarding::interned!(function.py(), "__dict__");
+        wrapper.as_any().setattr(dress, function.getattr(dress)?)?;
+        Ok(wrapper)
+    }
+}
+
+/// The bound method of a callable and the object that goes in front of its arguments.
+pub fn bound_method<'py>(function: &Bound<'py, PyAny>, instance: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: both objects are alive.
+    let method = unsafe { PyMethod_New(function.as_ptr(), instance.as_ptr()) };
+    // SAFETY: a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(function.py(), method) }
 }
 
 #[pymethods]
@@ -350,11 +371,7 @@ impl Wrapper {
         owner: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let _ = owner;
-        let Some(instance) = instance else { return Ok(this.clone().into_any()) };
-        // SAFETY: both objects are alive.
-        let method = unsafe { PyMethod_New(this.as_ptr(), instance.as_ptr()) };
-        // SAFETY: a new reference, or null with an exception set.
-        unsafe { Bound::from_owned_ptr_or_err(this.py(), method) }
+        instance.map_or_else(|| Ok(this.clone().into_any()), |instance| bound_method(this.as_any(), instance))
     }
 
     fn __getattr__<'py>(&self, py: Python<'py>, name: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -433,6 +450,10 @@ pub fn publish_all(py: Python<'_>) -> PyResult<()> {
     publish::<crate::timing::binding::TimedFunction>(py, offset);
     publish::<crate::timing::binding::CountedFunction>(py, offset);
     publish::<crate::caching::binding::CachedFunction>(py, offset);
+    publish::<crate::limiting::binding::LimitedFunction>(py, offset);
+    publish::<crate::retrying::binding::RetryingFunction>(py, offset);
+    publish::<crate::retrying::binding::RetryingMethod>(py, offset);
+    publish::<crate::retrying::breaking::BreakerFunction>(py, offset);
     Ok(())
 }
 

@@ -13,8 +13,10 @@ pub mod errors;
 pub mod guarding;
 #[cfg(feature = "python")]
 pub mod lifecycle;
+pub mod limiting;
 #[cfg(feature = "python")]
 pub mod probing;
+pub mod retrying;
 pub mod timing;
 #[cfg(feature = "python")]
 pub mod waiting;
@@ -31,11 +33,21 @@ mod _core {
     #[pymodule_export]
     use crate::lifecycle::{after_fork_in_child, forks};
     #[pymodule_export]
+    use crate::limiting::binding::{Bucket, LimitedFunction, Limiter, Standing};
+    #[pymodule_export]
     use crate::probing::{GuardedValues, Panicking, Passthrough};
     #[pymodule_export]
-    use crate::timing::binding::{
-        CountedFunction, Ready, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
+    use crate::retrying::binding::{
+        Plan, Retrier, RetryBudget, RetryCourse, RetryTally, RetryingFunction, RetryingMethod,
     };
+    #[pymodule_export]
+    use crate::retrying::breaking::{BreakerFunction, CallPermit, Circuit};
+    #[pymodule_export]
+    use crate::timing::binding::{
+        CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
+    };
+    #[pymodule_export]
+    use crate::waiting::Ready;
     #[pymodule_export]
     use crate::waiting::binding::{Line, Place};
 

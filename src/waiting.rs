@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyStopIteration};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
@@ -267,7 +267,7 @@ pub enum Woken {
 }
 
 /// Calls `function(argument)` soon in an event loop of any thread. Says whether the loop has taken it.
-fn call_in_loop(
+pub(crate) fn call_in_loop(
     py: Python<'_>,
     event_loop: &Py<PyAny>,
     function: &Bound<'_, PyAny>,
@@ -310,7 +310,7 @@ fn end_wait(future: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 /// The callable that ends the wait of a task, in its own loop.
-fn wake_future(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+pub(crate) fn wake_future(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static WAKE: Made<Py<PyAny>> = Made::new();
     let wake = WAKE.get_or_try_init(py, || Ok::<_, PyErr>(wrap_pyfunction!(end_wait, py)?.into_any().unbind()))?;
     Ok(wake.bind(py))
@@ -388,6 +388,39 @@ impl<T: Send> Waiters<T> {
         gift: impl Fn(&T) -> Result<(), PyTraverseError>,
     ) -> Result<(), PyTraverseError> {
         self.line.iter().try_for_each(|ticket| ticket.show(visit, &gift))
+    }
+}
+
+/// An awaitable that has its result already.
+#[pyclass(frozen, immutable_type, module = "ferrule._core")]
+pub struct Ready {
+    value: Py<PyAny>,
+}
+
+impl Ready {
+    /// An awaitable that gives `value` at once.
+    #[must_use]
+    pub fn new(value: Py<PyAny>) -> Self {
+        Self { value }
+    }
+}
+
+#[pymethods]
+impl Ready {
+    fn __await__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<()> {
+        Err(PyStopIteration::new_err((self.value.clone_ref(py),)))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.value)
     }
 }
 

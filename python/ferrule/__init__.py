@@ -8,22 +8,36 @@ __version__ = "0.1.0"
 
 # A public name, and the module that it lives in. The stub beside this file says the same to type checkers.
 _HOMES = {
+    "AcquireTimeout": "_errors",
+    "Attempt": "retrying",
     "Cache": "caching",
     "CacheInfo": "caching",
     "CacheStats": "caching",
+    "CircuitBreaker": "retrying",
+    "CircuitOpen": "_errors",
+    "Decision": "limiting",
     "FerruleError": "_errors",
+    "LimiterStats": "limiting",
     "MemoryStats": "timing",
     "MissingExtra": "_errors",
     "PerformanceMonitor": "timing",
+    "RateLimited": "_errors",
+    "RateLimiter": "limiting",
+    "Retry": "retrying",
+    "RetryBudget": "retrying",
+    "RetryStats": "retrying",
     "Timer": "timing",
     "TimingStats": "timing",
     "cache": "caching",
     "cached": "caching",
     "count_calls": "timing",
+    "gather_bounded": "limiting",
     "lru_cache": "caching",
+    "rate_limited": "limiting",
+    "retry": "retrying",
     "timed": "timing",
 }
-_ROOMS = ("caching", "testing", "timing")
+_ROOMS = ("caching", "limiting", "retrying", "testing", "timing")
 
 __all__ = [  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll] - made from the table
     "__version__",

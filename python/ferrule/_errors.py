@@ -30,3 +30,40 @@ def _restore(args: tuple[str, ...], name: str, extra: str) -> MissingExtra:
     ImportError.__init__(error, *args, name=name)
     error.extra = extra
     return error
+
+
+class _RetryAfter(FerruleError):
+    """Says how many seconds to wait before another try makes sense."""
+
+    _text = "try again in"
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self._text} {self.retry_after:.3g} s"
+
+
+class CircuitOpen(_RetryAfter):  # noqa: N818 - it says what is wrong without the word
+    """A circuit breaker is open, and the call has not been made.
+
+    Args:
+        retry_after: In how many seconds, at most, the breaker lets a call through again, to see.
+    """
+
+    _text = "the circuit is open; it may be tried again in"
+
+
+class RateLimited(_RetryAfter):  # noqa: N818 - it says what is wrong without the word
+    """A rate limit is used up, and the call has not been made.
+
+    Args:
+        retry_after: In how many seconds there is room again.
+    """
+
+    _text = "the rate limit is used up; there is room again in"
+
+
+class AcquireTimeout(FerruleError, TimeoutError):  # noqa: N818 - it says what is wrong without the word
+    """What was waited for didn't come in time."""

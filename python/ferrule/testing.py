@@ -1,4 +1,4 @@
-"""Helpers for the test suites of ferrule's users: a clock that the test turns.
+"""Helpers for the test suites of ferrule's users: a clock that the test turns, and retries that don't sleep.
 
 This module is a pytest plugin, too: where ferrule is installed, every test can ask for the fixture `manual_clock`.
 """
@@ -13,7 +13,7 @@ from ferrule._core import ManualClock
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["ManualClock", "manual_clock"]
+__all__ = ["ManualClock", "manual_clock", "no_sleep"]
 
 
 @contextmanager
@@ -44,6 +44,44 @@ def manual_clock() -> Generator[ManualClock, None, None]:
         yield clock
     finally:
         clock.stop()
+
+
+@contextmanager
+def no_sleep() -> Generator[list[float], None, None]:
+    """Skip the waits between attempts, for the length of a block, and take them down instead.
+
+    >>> from ferrule import retry
+    >>> from ferrule.testing import no_sleep
+    >>> @retry(max_attempts=4, delay=10, jitter=None)
+    ... def fetch():
+    ...     raise OSError("busy")
+    >>> with no_sleep() as delays:
+    ...     try:
+    ...         fetch()
+    ...     except OSError as error:
+    ...         print(error)
+    busy
+    >>> delays
+    [10.0, 20.0, 40.0]
+
+    It holds for the context that enters the block (see `contextvars`): for this thread or task, and for the tasks and
+    `asyncio.to_thread` calls that are begun in it, but for nobody else's, so that tests may run side by side. A thread
+    that is started by hand has a context of its own before Python 3.14; give it this one:
+    `Thread(target=contextvars.copy_context().run, args=(function,))`. A wait that was skipped counts as elapsed
+    nevertheless, so that a policy's `timeout` ends the attempts just when it would have.
+
+    Yields:
+        The seconds of every wait that was skipped, in order; it grows while the block runs.
+    """
+    # Where the plugin is loaded and nothing is retried, the room isn't loaded.
+    from ferrule.retrying import _SKIPPED  # noqa: PLC2701 - of the house
+
+    delays: list[float] = []
+    before = _SKIPPED.set(delays)
+    try:
+        yield delays
+    finally:
+        _SKIPPED.reset(before)
 
 
 try:

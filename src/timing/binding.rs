@@ -15,6 +15,7 @@ use crate::callable::{Call, Failure, Native, Outcome, Wrapper, calling_frame, th
 use crate::clock::{SECOND, binding::nanoseconds, precise};
 use crate::errors::Error;
 use crate::guarding::{self, Guarded, Tally, call_method, send};
+use crate::waiting::Ready;
 
 /// Recording happens on attached threads: with the interpreter lock, one at a time.
 const SHARED: bool = cfg!(Py_GIL_DISABLED);
@@ -699,7 +700,7 @@ impl Timer {
     fn __aenter__(this: &Bound<'_, Self>) -> Ready {
         // Entered here, in the frame of the `async with`; there's nothing to wait for.
         this.get().enter(this.py());
-        Ready { value: this.clone().into_any().unbind() }
+        Ready::new(this.clone().into_any().unbind())
     }
 
     #[pyo3(signature = (error_type, error, traceback, /))]
@@ -712,7 +713,7 @@ impl Timer {
     ) -> PyResult<Ready> {
         let _ = (error_type, traceback);
         self.leave(py, error)?;
-        Ok(Ready { value: py.None() })
+        Ok(Ready::new(py.None()))
     }
 
     /// Seconds: of the block that is running in this frame or thread, up to now; otherwise of the last that ended.
@@ -735,30 +736,5 @@ impl Timer {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.stopwatch)?;
         self.runs.traverse(|runs| runs.active.iter().try_for_each(|run| visit.call(&run.frame)))
-    }
-}
-
-/// An awaitable that has its result already.
-#[pyclass(frozen, immutable_type, module = "ferrule._core")]
-pub struct Ready {
-    value: Py<PyAny>,
-}
-
-#[pymethods]
-impl Ready {
-    fn __await__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
-        this
-    }
-
-    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
-        this
-    }
-
-    fn __next__(&self, py: Python<'_>) -> PyResult<()> {
-        Err(PyStopIteration::new_err((self.value.clone_ref(py),)))
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.value)
     }
 }

@@ -16,6 +16,8 @@ ROOMS: Final[Mapping[str, str]] = MappingProxyType(
         "callable": "ferrule._compare.callable",
         "timing": "ferrule._compare.timing",
         "caching": "ferrule._compare.caching",
+        "retrying": "ferrule._compare.retrying",
+        "limiting": "ferrule._compare.limiting",
     },
 )
 """Room to the module whose `room()` describes it, in the order of reports."""
