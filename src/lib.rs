@@ -17,6 +17,7 @@ pub mod limiting;
 #[cfg(feature = "python")]
 pub mod probing;
 pub mod retrying;
+pub mod scheduling;
 pub mod timing;
 #[cfg(feature = "python")]
 pub mod waiting;
@@ -43,9 +44,11 @@ mod _core {
     #[pymodule_export]
     use crate::retrying::breaking::{BreakerFunction, CallPermit, Circuit};
     #[pymodule_export]
-    use crate::timing::binding::{
-        CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
-    };
+    use crate::scheduling::binding::{Admission, Crew, ThreadPool};
+    #[pymodule_export]
+    use crate::scheduling::future::FutureBase;
+    #[pymodule_export]
+    use crate::timing::binding::{CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer};
     #[pymodule_export]
     use crate::waiting::Ready;
     #[pymodule_export]

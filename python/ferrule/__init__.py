@@ -16,6 +16,10 @@ _HOMES = {
     "CircuitBreaker": "retrying",
     "CircuitOpen": "_errors",
     "Decision": "limiting",
+    "DependencyCycle": "_errors",
+    "DuplicateTask": "_errors",
+    "ExecutorClosed": "_errors",
+    "ExecutorFull": "_errors",
     "FerruleError": "_errors",
     "LimiterStats": "limiting",
     "MemoryStats": "timing",
@@ -26,8 +30,13 @@ _HOMES = {
     "Retry": "retrying",
     "RetryBudget": "retrying",
     "RetryStats": "retrying",
+    "TaskResult": "scheduling",
+    "TaskScheduler": "scheduling",
+    "TaskTimeout": "_errors",
+    "ThreadPoolExecutor": "scheduling",
     "Timer": "timing",
     "TimingStats": "timing",
+    "UnknownDependency": "_errors",
     "cache": "caching",
     "cached": "caching",
     "count_calls": "timing",
@@ -37,7 +46,7 @@ _HOMES = {
     "retry": "retrying",
     "timed": "timing",
 }
-_ROOMS = ("caching", "limiting", "retrying", "testing", "timing")
+_ROOMS = ("caching", "limiting", "retrying", "scheduling", "testing", "timing")
 
 __all__ = [  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll] - made from the table
     "__version__",

@@ -358,7 +358,8 @@ impl Limiter {
         loop {
             let mut waiter = Waiter::enter(py, bucket, n, &mut |_| Ok(Ticket::for_this_thread()))?;
             loop {
-                let looked = waiter.look(py, self.rate, bucket, deadline, false, &mut |_| Ok(Ticket::for_this_thread()));
+                let looked =
+                    waiter.look(py, self.rate, bucket, deadline, false, &mut |_| Ok(Ticket::for_this_thread()));
                 match looked {
                     Ok(None) => return Ok(()),
                     Ok(Some(until)) => match waiter.place.wait(py, until) {
@@ -762,11 +763,7 @@ impl Standing {
     }
 
     /// Ends the wait at `moment`, be it by the loop's timer or because the clock is turned by hand.
-    fn watch_the_clock(
-        this: &Bound<'_, Self>,
-        future: Option<&Py<PyAny>>,
-        moment: Option<u64>,
-    ) -> PyResult<Clockwork> {
+    fn watch_the_clock(this: &Bound<'_, Self>, future: Option<&Py<PyAny>>, moment: Option<u64>) -> PyResult<Clockwork> {
         let py = this.py();
         let (Some(moment), Some(future)) = (moment, future) else { return Ok(Clockwork::default()) };
         let event_loop = this.get().event_loop.bind(py);
@@ -785,8 +782,7 @@ impl Standing {
             Box::new(move |py| {
                 let Some(Ok(standing)) = standing.bind(py).upgrade().map(Bound::cast_into::<Self>) else { return };
                 let standing = standing.get();
-                let future =
-                    standing.waiter.peek(py, |waiting| Some(waiting.as_ref()?.future.as_ref()?.clone_ref(py)));
+                let future = standing.waiter.peek(py, |waiting| Some(waiting.as_ref()?.future.as_ref()?.clone_ref(py)));
                 if let (Some(future), Ok(wake)) = (future, wake_future(py)) {
                     // A loop that refuses is closed, and no task of it waits.
                     let _ = call_in_loop(py, &standing.event_loop, wake, future.bind(py));

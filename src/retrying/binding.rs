@@ -118,7 +118,9 @@ impl Plan {
         previous: Option<f64>,
     ) -> PyResult<f64> {
         match &self.delay {
-            Some(ask) => self.asked_delay(py, ask, number, &error.map_or_else(|| py.None().into_bound(py), Bound::clone)),
+            Some(ask) => {
+                self.asked_delay(py, ask, number, &error.map_or_else(|| py.None().into_bound(py), Bound::clone))
+            }
             None => Ok(self.schedule.wait(number, previous, chance())),
         }
     }
