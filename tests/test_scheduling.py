@@ -296,7 +296,10 @@ class TestFuture:
 class TestSubmitting:
     def test_results_and_errors(self, pool):
         assert pool.submit(pow, 2, 8).result() == 256
-        assert pool.submit(lambda *args, **kwargs: (args, kwargs), 1, self=2, fn=3).result() == ((1,), {"self": 2, "fn": 3})
+        assert pool.submit(lambda *args, **kwargs: (args, kwargs), 1, self=2, fn=3).result() == (
+            (1,),
+            {"self": 2, "fn": 3},
+        )
         with pytest.raises(ZeroDivisionError) as caught:
             pool.submit(lambda: 1 / 0).result()
         assert caught.traceback[-1].name == "<lambda>"
@@ -882,9 +885,12 @@ class TestProcess:
         """)
         assert run.stdout.strip() == "cannot schedule new futures after interpreter shutdown"
 
-    @pytest.mark.parametrize("block", ["with ThreadPoolExecutor(2) as executor:", "if executor := ThreadPoolExecutor(2):"])
+    @pytest.mark.parametrize(
+        "block", ["with ThreadPoolExecutor(2) as executor:", "if executor := ThreadPoolExecutor(2):"]
+    )
     def test_ctrl_c_ends_the_program(self, python, block):
-        run = python(f"""
+        run = python(
+            f"""
             import os, signal, sys, threading, time
             from ferrule import ThreadPoolExecutor
             began = time.monotonic()
@@ -901,7 +907,9 @@ class TestProcess:
             except KeyboardInterrupt:
                 print(f"after {{time.monotonic() - began:.3f}} s", flush=True)
                 raise
-        """, timeout=30)
+        """,
+            timeout=30,
+        )
         assert run.returncode == -signal.SIGINT or run.returncode == 130, run.stderr
         assert run.stdout.startswith("after ")
         assert run.stderr.rstrip().endswith("KeyboardInterrupt")

@@ -396,7 +396,9 @@ def test_bad_schedulers(arguments, error):
 
 def test_bad_strategies():
     scheduler = TaskScheduler()
-    with pytest.raises(ValueError, match="strategy must be 'sequential', 'threads', 'processes', 'async' or an Executor"):
+    with pytest.raises(
+        ValueError, match="strategy must be 'sequential', 'threads', 'processes', 'async' or an Executor"
+    ):
         scheduler.run("fibres")
     with pytest.raises(ValueError, match="call run_async with a function as progress"):
         scheduler.as_completed("async")
@@ -495,7 +497,8 @@ def test_a_deep_chain():
 
 @pytest.mark.subprocess
 def test_ctrl_c_ends_a_run(python):
-    run = python("""
+    run = python(
+        """
         import os, signal, threading, time
         from ferrule import TaskScheduler
         scheduler = TaskScheduler(max_workers=2)
@@ -503,7 +506,9 @@ def test_ctrl_c_ends_a_run(python):
             scheduler.add_task(f"{number}", time.sleep, (600,))
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         scheduler.run("threads")
-    """, timeout=30)
+    """,
+        timeout=30,
+    )
     assert run.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
@@ -520,5 +525,3 @@ def test_dask():
         results = scheduler.run(client.get_executor())
         assert results["sum"].value == 11
         assert isinstance(results["broken"].error, LookupError)
-
-

@@ -46,7 +46,9 @@ def as_html(name: str, results: Iterable[TaskResult]) -> str:
     lanes: dict[str, list[str]] = {}
     for result in sorted(ran, key=lambda each: each.started):
         left, width = 100 * result.started / whole, 100 * result.duration / whole
-        told = f"{result.id}: {result.status}, {_seconds(result.duration)}, after {_seconds(result.queued)} in the queue"
+        told = (
+            f"{result.id}: {result.status}, {_seconds(result.duration)}, after {_seconds(result.queued)} in the queue"
+        )
         if result.error is not None:
             told += f", {type(result.error).__name__}: {result.error}"
         lanes.setdefault(result.worker, []).append(

@@ -1,7 +1,7 @@
 """Tasks on threads, event loops and processes: one executor, and a scheduler on top of it.
 
-`ThreadPoolExecutor` takes the place of the standard library's, and `TaskScheduler` runs tasks that have names, priorities
-and dependencies by whichever strategy suits them.
+`ThreadPoolExecutor` takes the place of the standard library's, and `TaskScheduler` runs tasks that have names,
+priorities and dependencies by whichever strategy suits them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
     from datetime import timedelta
     from types import TracebackType
-    from typing import ParamSpec, Self
+    from typing import ParamSpec
 
     from ferrule.limiting import RateLimiter
     from ferrule.retrying import Retry
@@ -113,8 +113,8 @@ class Future(_core.FutureBase, concurrent.futures.Future[T]):
     >>> future.result(), future.done()
     (1024, True)
 
-    It is a `concurrent.futures.Future`, for `wait`, `as_completed` and `asyncio.wrap_future` as for `isinstance`; what they
-    need beyond a state and a result comes into being when they ask for it. It can't be pickled or copied.
+    It is a `concurrent.futures.Future`, for `wait`, `as_completed` and `asyncio.wrap_future` as for `isinstance`; what
+    they need beyond a state and a result comes into being when they ask for it. It can't be pickled or copied.
     """
 
     def __init__(self) -> None:  # pyright: ignore[reportMissingSuperCall]
@@ -226,23 +226,23 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
     >>> future.result(), squares, urgent.result()
     (1024, [0, 1, 4, 9, 16], 6)
 
-    It takes what `concurrent.futures.ThreadPoolExecutor` takes, and means the same. Beyond that: context variables travel
-    with a call; a task that waits for another task of the same executor runs it itself while it is still queued, instead
-    of waiting for a thread that never comes; Ctrl-C ends every wait, and the program; a forked child has threads of its
-    own, when it needs some, and an empty queue.
+    It takes what `concurrent.futures.ThreadPoolExecutor` takes, and means the same. Beyond that: context variables
+    travel with a call; a task that waits for another task of the same executor runs it itself while it is still queued,
+    instead of waiting for a thread that never comes; Ctrl-C ends every wait, and the program; a forked child has
+    threads of its own, when it needs some, and an empty queue.
 
     Args:
-        max_workers: How many threads there are at most, 1 or more. `None` is as many as there are processors, and 4, but no
-            more than 32.
+        max_workers: How many threads there are at most, 1 or more. `None` is as many as there are processors, and 4,
+            but no more than 32.
         thread_name_prefix: What their names begin with.
         initializer: Called by each thread before anything else. If it raises, the executor is broken.
         initargs: Its arguments.
         max_pending: How many tasks may wait in the queue; `None` sets no limit.
-        when_full: What a submission beyond that does: `"block"` waits for room, `"raise"` raises `ExecutorFull`. A task that
-            finds its own executor full runs what it submits itself. `submit_async` awaits room in either case.
+        when_full: What a submission beyond that does: `"block"` waits for room, `"raise"` raises `ExecutorFull`. A task
+            that finds its own executor full runs what it submits itself. `submit_async` awaits room in either case.
         on_exit: What happens to tasks that wait when the `with` block, or the program, comes to its end: `"drain"` does
-            them, `"cancel"` cancels them. When an exception leaves the block they are cancelled in any case; when it is one
-            that ends programs, Ctrl-C for instance, running tasks are not waited for, either.
+            them, `"cancel"` cancels them. When an exception leaves the block they are cancelled in any case; when it is
+            one that ends programs, Ctrl-C for instance, running tasks are not waited for, either.
 
     Raises:
         TypeError, ValueError: If an argument is not what it may be.
@@ -328,8 +328,8 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
             iterables: Where the items come from; the shortest one says when it is over.
             timeout: How many seconds after this call the last result must be there; `None` for ever.
             chunksize: Only for process pools, which send so many calls at once; threads send nothing.
-            buffersize: How many calls are submitted ahead of the results that are taken, 1 or more: so endless iterables may
-                be given. `None` submits all calls now.
+            buffersize: How many calls are submitted ahead of the results that are taken, 1 or more: so endless
+                iterables may be given. `None` submits all calls now.
 
         Returns:
             The results in the order of the items. When it is closed, or a call raises, what still waits is cancelled.
@@ -351,9 +351,9 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
 
         Args:
             priority: Lower numbers run first; without one, it is 0. A step is worth a second of waiting.
-            timeout: Seconds, or a `timedelta`, that a task may take once it runs; `None` for ever. Then its future raises
-                `TaskTimeout`. A thread can't be stopped: it goes on alone, abandoned, and another one takes its place. At most
-                as many threads as the executor has are abandoned at a time.
+            timeout: Seconds, or a `timedelta`, that a task may take once it runs; `None` for ever. Then its future
+                raises `TaskTimeout`. A thread can't be stopped: it goes on alone, abandoned, and another one takes its
+                place. At most as many threads as the executor has are abandoned at a time.
             retry: A `Retry` that says which failures are tried again.
 
         Returns:
@@ -380,7 +380,7 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
         """
         return cast("Future[T]", await _submit_async(self, _Terms(), fn, args, kwargs))
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as it is there
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks.
 
         Args:
@@ -438,8 +438,9 @@ class ExecutorView(concurrent.futures.Executor):
         """
         terms = self._terms
         function, arguments = _with_retry(terms, fn, args)
-        future = self._executor._submit(function, arguments, kwargs, terms.priority, terms.nanoseconds())  # noqa: SLF001
-        return cast("Future[T]", future)
+        executor = self._executor
+        future = executor._submit(function, arguments, kwargs, terms.priority, terms.nanoseconds())  # noqa: SLF001
+        SLF001 return cast("Future[T]", future)
 
     def map(
         self,
@@ -492,7 +493,7 @@ class ExecutorView(concurrent.futures.Executor):
         """Return the executor itself, and the terms; for those who build on views."""
         return self._executor, self._terms
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as it is there
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Shut the executor down, for all who use it.
 
         Args:
@@ -538,7 +539,7 @@ async def _submit_async(
     return executor._submit_admitted(function, args, kwargs, terms.priority, terms.nanoseconds())  # noqa: SLF001
 
 
-def _map(
+def _map(  # noqa: PLR0917 - one place for two faces
     executor: ThreadPoolExecutor,
     terms: _Terms,
     function: Callable[..., Any],
@@ -614,10 +615,10 @@ _MANY_COROUTINES: Final = 100
 class TaskResult:
     """What has become of a task.
 
-    `status` is `"success"`, `"error"`, `"timeout"`, `"cancelled"` or `"skipped"`; `value` what the task returned, `error`
-    the exception that it raised, as it was; `reason` says in words why it didn't run. `started` are the seconds from the
-    start of the run to its own, `queued` those that it waited for a worker, `duration` those that it took; `attempts` is how
-    often it was called, and `worker` the name of the thread, process or event loop that did it.
+    `status` is `"success"`, `"error"`, `"timeout"`, `"cancelled"` or `"skipped"`; `value` what the task returned,
+    `error` the exception that it raised, as it was; `reason` says in words why it didn't run. `started` are the seconds
+    from the start of the run to its own, `queued` those that it waited for a worker, `duration` those that it took;
+    `attempts` is how often it was called, and `worker` the name of the thread, process or event loop that did it.
     """
 
     id: str
@@ -727,7 +728,7 @@ class _Report(NamedTuple):
     worker: str
 
 
-def _perform(
+def _perform(  # noqa: PLR0917 - sent to wherever it runs
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -886,14 +887,14 @@ class TaskScheduler:
     >>> results["sort"].value, results["fail"].status, results["fail"].error
     ([1, 2, 3], 'error', ZeroDivisionError('division by zero'))
 
-    Tasks with lower priority numbers run first, equal ones in the order in which they were added, and a second of waiting is
-    worth a step of priority, so that none starves. A task that fails keeps its exception; what depends on it is skipped and
-    says why. Context variables travel with the tasks. Coroutine functions run under every strategy, and functions that
-    block run under `run_async` in threads, so that the event loop goes on.
+    Tasks with lower priority numbers run first, equal ones in the order in which they were added, and a second of
+    waiting is worth a step of priority, so that none starves. A task that fails keeps its exception; what depends on it
+    is skipped and says why. Context variables travel with the tasks. Coroutine functions run under every strategy, and
+    functions that block run under `run_async` in threads, so that the event loop goes on.
 
     Args:
-        max_workers: How many tasks run at once, 1 or more. `None` leaves it to the strategy: to `ThreadPoolExecutor`, to the
-            processes' executor; coroutines are 100.
+        max_workers: How many tasks run at once, 1 or more. `None` leaves it to the strategy: to `ThreadPoolExecutor`,
+            to the processes' executor; coroutines are 100.
         name: What it is called in logs, pictures and the names of threads.
         monitor: A `PerformanceMonitor` that gets the duration of each task, under the task's name.
         log: The level at which the end of each task is logged, by the logger `ferrule.scheduling`: a number or a name;
@@ -957,8 +958,10 @@ class TaskScheduler:
             kwargs: The arguments by keyword, likewise.
             priority: Lower numbers run first.
             depends_on: Names of tasks that must have succeeded before; they may be added later.
-            timeout: Seconds, or a `timedelta`, that it may take, all attempts together, from its own start; `None` for ever.
-                A coroutine is cancelled then. A thread can't be stopped: it is abandoned, and another one takes its place.
+            timeout: Seconds, or a `timedelta`, that it may take, all attempts together, from its own start; `None` for
+                ever.
+                A coroutine is cancelled then. A thread can't be stopped: it is abandoned, and another one takes its
+                place.
             retry: A `Retry` that says which failures are tried again.
             limit: A `RateLimiter` that each attempt takes a token of.
 
@@ -1028,8 +1031,8 @@ class TaskScheduler:
             id: The task's name.
 
         Returns:
-            Whether it is cancelled. A task that runs is cancelled where it is a coroutine under `run_async`; a thread can't be
-            stopped.
+            Whether it is cancelled. A task that runs is cancelled where it is a coroutine under `run_async`; a thread
+            can't be stopped.
 
         Raises:
             KeyError: If there is no such task.
@@ -1056,8 +1059,8 @@ class TaskScheduler:
         """Run all tasks afresh and wait for them.
 
         Args:
-            strategy: `"sequential"`, in this thread, one by one; `"threads"`; `"processes"`; `"async"`, in an event loop of its
-                own; or any `concurrent.futures.Executor`, which stays open.
+            strategy: `"sequential"`, in this thread, one by one; `"threads"`; `"processes"`; `"async"`, in an event
+                loop of its own; or any `concurrent.futures.Executor`, which stays open.
             progress: Whether to show a bar (with the extra `progress`); or a function that is called with each result.
 
         Returns:
@@ -1065,7 +1068,8 @@ class TaskScheduler:
 
         Raises:
             UnknownDependency, DependencyCycle: If tasks depend on what there is not, or on one another.
-            RuntimeError: If an event loop runs in this thread (`await run_async()` is for that), or another run goes on.
+            RuntimeError: If an event loop runs in this thread (`await run_async()` is for that), or another run goes
+                on.
             MissingExtra: If a bar is asked for and tqdm is not installed.
         """
         if strategy == "async":
@@ -1164,8 +1168,7 @@ class TaskScheduler:
             drive = functools.partial(_elsewhere, executor=cast("Any", strategy), workers=self.max_workers)
         else:
             raise ValueError(
-                "strategy must be 'sequential', 'threads', 'processes', 'async' or an Executor, "
-                f"got {strategy!r}"
+                f"strategy must be 'sequential', 'threads', 'processes', 'async' or an Executor, got {strategy!r}"
             )
         return self._driven(drive, progress)
 
@@ -1372,8 +1375,7 @@ def _deliver(inbox: queue.SimpleQueue[Any], task: _Task, future: concurrent.futu
 
 
 def _elsewhere(run: _Run, *, executor: concurrent.futures.Executor, workers: int | None) -> Iterator[None]:
-    """Drive a run on any executor, which gets no more than it can begin at once: whose queue it is decides the order."""
-    workers = workers or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+    """Drive a run on any executor, which gets no more than it can begin at once: the order is ours.""" workers = workers or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
     inbox: queue.SimpleQueue[tuple[_Task, Any]] = queue.SimpleQueue()
     deadlines: dict[str, int] = {}
     held_up: list[_Task] = []

@@ -109,7 +109,8 @@ pub struct Crew {
     initargs: Py<PyTuple>,
     threads: Py<PySet>,
     generation: u64,
-    queue: Queue<Py<FutureBase>>,
+    // Boxed: crossbeam's queue is aligned to cache lines, and Python's allocator is not.
+    queue: Box<Queue<Py<FutureBase>>>,
     slots: Option<Guarded<Slots>>,
     sleepers: Mutex<Vec<Arc<Sleeper>>>,
     idle: AtomicUsize,
@@ -909,7 +910,7 @@ fn new_crew(
         initargs,
         threads: PySet::empty(py)?.unbind(),
         generation: lifecycle::generation(),
-        queue: Queue::default(),
+        queue: Box::default(),
         slots: max_pending.map(|free| Guarded::new(Slots { free, waiters: Waiters::default() })),
         sleepers: Mutex::default(),
         idle: AtomicUsize::new(0),

@@ -463,7 +463,9 @@ impl FutureBase {
 #[pymethods]
 impl FutureBase {
     #[new]
-    fn new() -> Self {
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        // Subclasses may have an `__init__` that takes something.
         let inner =
             Inner { state: State::Pending, of_crew: false, result: None, exception: None, work: None, more: None };
         Self { inner: Guarded::new(inner), over: AtomicBool::new(false), generation: generation() }
