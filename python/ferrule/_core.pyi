@@ -1,13 +1,15 @@
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterator, Sequence
 from datetime import timedelta
 from threading import Condition, Thread
 from types import GenericAlias, MethodType, TracebackType
-from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeAlias, TypeVar, final, overload
+from typing import Any, ClassVar, Generic, Literal, ParamSpec, Self, TypeAlias, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
 
 from ferrule.caching import CacheInfo, CacheStats
+from ferrule.limiting import Decision, RateLimiter
+from ferrule.retrying import Attempt, Retry, RetryStats
 from ferrule.scheduling import Future as SchedulingFuture
 from ferrule.timing import PerformanceMonitor, TimingStats
 
@@ -269,6 +271,174 @@ class Journey:
     def arrive(self) -> tuple[bool, Any]: ...
 
 @final
+class Plan:
+    def __new__(
+        cls,
+        *,
+        on: tuple[type[BaseException], ...],
+        retry_if: Callable[[Any], object] | None,
+        max_attempts: int | None,
+        delay: float,
+        delay_by: Callable[[int, Any], object] | None,
+        backoff: float,
+        max_delay: float,
+        jitter: str | None,
+        timeout: float | None,
+        retry_result: Callable[[Any], object] | None,
+        budget: RetryBudget | None,
+        stop_event: Any,
+        on_retry: Callable[[Attempt], object] | None,
+        on_give_up: Callable[[Attempt], object] | None,
+    ) -> Self: ...
+    def next_delay(
+        self, number: int, error: BaseException | None = None, previous: float | None = None, /
+    ) -> float: ...
+
+@disjoint_base
+class RetryBudget:
+    def __new__(cls, *, ratio: float, min_per_second: float) -> Self: ...
+    @property
+    def ratio(self) -> float: ...
+    @property
+    def min_per_second(self) -> float: ...
+    @property
+    def balance(self) -> float: ...
+
+@final
+class RetryTally:
+    def __new__(cls) -> Self: ...
+    def counts(self) -> tuple[int, int, int, int, int, float]: ...
+
+@final
+class RetryingFunction(Wrapper):
+    def __new__(
+        cls,
+        function: Callable[..., Any],
+        policy: Retry,
+        plan: Plan,
+        tally: RetryTally,
+        shell: Callable[..., Any] | None = None,
+        /,
+    ) -> Self: ...
+    def retry_stats(self) -> RetryStats: ...
+    def with_policy(self, policy: Retry | None = None, /, **changes: Any) -> Any: ...
+
+@final
+class RetryingMethod(Wrapper):
+    def with_policy(self, policy: Retry | None = None, /, **changes: Any) -> Any: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Retrier:
+    def __new__(cls, plan: Plan, tally: RetryTally, function: Callable[..., Any] | None = None, /) -> Self: ...
+    def begin(self) -> int: ...
+    def trouble(self, begun: int, /) -> RetryCourse: ...
+    def course(self) -> RetryCourse: ...
+
+@final
+class RetryCourse:
+    @property
+    def number(self) -> int: ...
+    @property
+    def elapsed(self) -> float: ...
+    def failed(self, error: BaseException, /) -> float | None: ...
+    def returned(self, value: Any, /) -> float | None: ...
+    def pause(self, delay: float, /) -> None: ...
+    def skip(self, delay: float, /) -> bool: ...
+    def slept(self, seconds: float, /) -> None: ...
+    def interrupted(self) -> None: ...
+    def goes_on(self, error: BaseException | None, value: Any, /) -> bool: ...
+
+@disjoint_base
+class Circuit:
+    def __new__(
+        cls,
+        *,
+        failure_threshold: int,
+        window: float,
+        recovery_timeout: float,
+        half_open_calls: int,
+        on: tuple[type[BaseException], ...],
+    ) -> Self: ...
+    @property
+    def state(self) -> Literal["closed", "open", "half-open"]: ...
+    def reset(self) -> None: ...
+    def permit(self) -> CallPermit: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    def __aenter__(self) -> Awaitable[Self]: ...
+    def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> Awaitable[None]: ...
+
+@final
+class CallPermit:
+    def succeeded(self) -> None: ...
+    def failed(self, error: BaseException, /) -> None: ...
+
+@final
+class BreakerFunction(Wrapper):
+    def __new__(cls, function: Callable[..., Any], circuit: Circuit, /) -> Self: ...
+
+@final
+class Bucket: ...
+
+@disjoint_base
+class Limiter:
+    def __new__(cls, *, interval: float, burst: int, max_keys: int) -> Self: ...
+    @staticmethod
+    def countable(interval: float, burst: int, /) -> bool: ...
+    def try_acquire(self, key: Hashable = None, n: int = 1) -> bool: ...
+    def check(self, key: Hashable = None, n: int = 1) -> Decision: ...
+    def acquire(self, key: Hashable = None, n: int = 1, timeout: float | timedelta | None = None) -> None: ...
+    def stand(
+        self, event_loop: AbstractEventLoop, key: Hashable, n: int, timeout: float | timedelta | None, /
+    ) -> Standing | None: ...
+    @property
+    def burst(self) -> int: ...
+    @property
+    def max_keys(self) -> int: ...
+    def counts(self) -> tuple[int, int, int]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
+@final
+class Standing:
+    @property
+    def future(self) -> Future[None] | None: ...
+    def step(self) -> bool: ...
+    def leave(self) -> None: ...
+
+@final
+class LimitedFunction(Wrapper):
+    def __new__(
+        cls,
+        function: Callable[..., Any],
+        limiter: RateLimiter,
+        key: Callable[..., Hashable] | None,
+        wait: bool,
+        timeout: float | None,
+        /,
+    ) -> Self: ...
+
+@final
 class Ready:
     def __await__(self) -> Generator[Any, Any, Any]: ...
     def __iter__(self) -> Iterator[Any]: ...
@@ -307,23 +477,37 @@ def forks() -> int: ...
 def _after_fork_in_child() -> None: ...
 
 __all__ = [
+    "BreakerFunction",
+    "Bucket",
     "Cache",
     "CachedFunction",
+    "CallPermit",
+    "Circuit",
     "CoroutineCaching",
     "CountedFunction",
     "GuardedValues",
     "Journey",
     "Keys",
+    "LimitedFunction",
+    "Limiter",
     "Line",
     "ManualClock",
     "Panicking",
     "Passthrough",
     "Place",
+    "Plan",
     "Ready",
     "Recorder",
     "Recorders",
     "Resumptions",
+    "Retrier",
+    "RetryBudget",
+    "RetryCourse",
+    "RetryTally",
+    "RetryingFunction",
+    "RetryingMethod",
     "Shell",
+    "Standing",
     "Stopwatch",
     "TimedFunction",
     "Timer",

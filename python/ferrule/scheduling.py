@@ -440,7 +440,7 @@ class ExecutorView(concurrent.futures.Executor):
         function, arguments = _with_retry(terms, fn, args)
         executor = self._executor
         future = executor._submit(function, arguments, kwargs, terms.priority, terms.nanoseconds())  # noqa: SLF001
-        SLF001 return cast("Future[T]", future)
+        return cast("Future[T]", future)
 
     def map(
         self,
@@ -1375,7 +1375,8 @@ def _deliver(inbox: queue.SimpleQueue[Any], task: _Task, future: concurrent.futu
 
 
 def _elsewhere(run: _Run, *, executor: concurrent.futures.Executor, workers: int | None) -> Iterator[None]:
-    """Drive a run on any executor, which gets no more than it can begin at once: the order is ours.""" workers = workers or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+    """Drive a run on any executor, which gets no more than it can begin at once: the order is ours."""
+    workers = workers or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
     inbox: queue.SimpleQueue[tuple[_Task, Any]] = queue.SimpleQueue()
     deadlines: dict[str, int] = {}
     held_up: list[_Task] = []
