@@ -50,7 +50,7 @@ def wait_until(condition, seconds=LONG):
         time.sleep(0.001)
 
 
-class Boom(Exception):
+class BoomError(Exception):
     pass
 
 
@@ -67,28 +67,28 @@ class TestFuture:
         future.set_result(1)
         assert future.result() == 1
         assert future.exception() is None
-        with pytest.raises(InvalidStateError, match="FINISHED: <Future at 0x[0-9a-f]+ state=finished returned int>"):
+        with pytest.raises(InvalidStateError, match="finished returned int"):
             future.set_result(2)
         with pytest.raises(InvalidStateError):
-            future.set_exception(Boom())
+            future.set_exception(BoomError())
         assert future.result() == 1
 
     def test_raises_the_exception_as_it_was(self):
-        future, error = Future(), Boom("here")
+        future, error = Future(), BoomError("here")
         future.set_exception(error)
-        with pytest.raises(Boom) as caught:
+        with pytest.raises(BoomError) as caught:
             future.result()
         assert caught.value is error
         assert future.exception() is error
 
     def test_falsy_exceptions_are_exceptions(self):
-        class Falsy(Exception):
+        class FalsyError(Exception):
             def __bool__(self):
                 return False
 
         future = Future()
-        future.set_exception(Falsy())
-        with pytest.raises(Falsy):
+        future.set_exception(FalsyError())
+        with pytest.raises(FalsyError):
             future.result()
 
     @pytest.mark.parametrize("timeout", [0, 0.001, -1])
@@ -155,14 +155,14 @@ class TestFuture:
         future, told = Future(), []
 
         def fail(_):
-            raise Boom
+            raise BoomError
 
         future.add_done_callback(fail)
         future.add_done_callback(told.append)
         future.set_result(None)
         future.add_done_callback(fail)
         assert told == [future]
-        assert [record.exc_info[0] for record in caplog.records] == [Boom, Boom]
+        assert [record.exc_info[0] for record in caplog.records] == [BoomError, BoomError]
         assert "exception calling callback for <Future" in caplog.records[0].getMessage()
 
     def test_what_ends_programs_comes_out_of_callbacks(self):
@@ -199,7 +199,7 @@ class TestFuture:
 
     def test_wait_returns_at_the_first_exception(self):
         futures = [Future() for _ in range(3)]
-        threading.Timer(0.01, futures[1].set_exception, (Boom(),)).start()
+        threading.Timer(0.01, futures[1].set_exception, (BoomError(),)).start()
         done, _ = concurrent.futures.wait(futures, timeout=LONG, return_when="FIRST_EXCEPTION")
         assert done == {futures[1]}
 
@@ -241,7 +241,7 @@ class TestFuture:
         future, got = Future(), []
         thread = threading.Thread(target=lambda: got.append(future.exception(LONG)))
         thread.start()
-        error = Boom()
+        error = BoomError()
         with future._condition:
             future._state = "FINISHED"
             future._exception = error
@@ -265,8 +265,8 @@ class TestFuture:
     def test_repr(self):
         future = Future()
         assert "state=pending" in repr(future)
-        future.set_exception(Boom())
-        assert "state=finished raised Boom" in repr(future)
+        future.set_exception(BoomError())
+        assert "state=finished raised BoomError" in repr(future)
 
     @pytest.mark.thread_unsafe(reason="collects what other threads have made")
     def test_circles_are_collected(self):
@@ -551,7 +551,8 @@ class TestPriorities:
                     executor.submit(order.append, second)
                     clock.advance(1)
                 release.set()
-        assert order == [0, 1, 2, 3, "patient", 4, 5] or order == [0, 1, 2, "patient", 3, 4, 5]
+        # At the moment of a tie, who came first.
+        assert order == [0, 1, 2, "patient", 3, 4, 5]
 
     @pytest.mark.parametrize("priority", [1.0, "1", None, True])
     def test_bad_priorities(self, pool, priority):
@@ -580,16 +581,16 @@ class TestOptions:
             executor.submit(int)
 
     def test_retrying(self, pool):
-        left = [Boom(), Boom()]
+        left = [BoomError(), BoomError()]
 
         def flaky(*, value):
             if left:
                 raise left.pop()
             return value
 
-        view = pool.options(retry=Retry(on=Boom, max_attempts=3, delay=0))
+        view = pool.options(retry=Retry(on=BoomError, max_attempts=3, delay=0))
         assert view.submit(flaky, value=5).result() == 5
-        left[:] = [Boom()]
+        left[:] = [BoomError()]
         assert list(view.map(lambda value: flaky(value=value), [1, 2])) == [1, 2]
         with pytest.raises(TypeError, match="retry must be a ferrule.Retry"):
             pool.options(retry=3)
@@ -599,7 +600,7 @@ class TestOptions:
         with ThreadPoolExecutor(1) as executor:
             slow = executor.options(timeout=0.05).submit(release.wait, LONG)
             after = executor.submit(threading.get_ident)
-            with pytest.raises(TaskTimeout, match="longer than 0.05 s") as caught:
+            with pytest.raises(TaskTimeout, match=r"longer than 0\.05 s") as caught:
                 slow.result(LONG)
             assert isinstance(caught.value, TimeoutError)
             assert after.result(LONG)
@@ -670,7 +671,7 @@ class TestMap:
 
         def call(number):
             if number == 1:
-                raise Boom
+                raise BoomError
             if number > 2:
                 release.wait(LONG)
             ran.append(number)
@@ -679,7 +680,7 @@ class TestMap:
         with ThreadPoolExecutor(1) as executor:
             results = executor.map(call, range(100))
             assert next(results) == 0
-            with pytest.raises(Boom):
+            with pytest.raises(BoomError):
                 next(results)
             release.set()
         assert len(ran) < 10
@@ -703,9 +704,9 @@ class TestMap:
     def test_an_iterable_that_raises(self, pool):
         def items():
             yield 1
-            raise Boom
+            raise BoomError
 
-        with pytest.raises(Boom):
+        with pytest.raises(BoomError):
             pool.map(abs, items())
         assert pool.submit(int).result() == 0
 
@@ -796,7 +797,7 @@ class TestInitializer:
     def test_failing_breaks_the_executor(self, caplog):
         def fail():
             time.sleep(0.01)
-            raise Boom("no")
+            raise BoomError("no")
 
         caplog.set_level(logging.CRITICAL, "concurrent.futures")
         executor = ThreadPoolExecutor(2, initializer=fail)
@@ -830,12 +831,12 @@ class TestLeaving:
 
     def test_an_exception_cancels(self):
         release = threading.Event()
-        with pytest.raises(Boom), ThreadPoolExecutor(1) as executor:
+        with pytest.raises(BoomError), ThreadPoolExecutor(1) as executor:
             running = executor.submit(release.wait, LONG)
             wait_until(running.running)
             queued = executor.submit(int)
             threading.Timer(0.02, release.set).start()
-            raise Boom
+            raise BoomError
         assert running.done()
         assert queued.cancelled()
 
@@ -910,7 +911,7 @@ class TestProcess:
         """,
             timeout=30,
         )
-        assert run.returncode == -signal.SIGINT or run.returncode == 130, run.stderr
+        assert run.returncode in {-signal.SIGINT, 130}, run.stderr
         assert run.stdout.startswith("after ")
         assert run.stderr.rstrip().endswith("KeyboardInterrupt")
 
@@ -953,7 +954,7 @@ class TestProcess:
                 try:
                     with ThreadPoolExecutor(4) as executor:
                         for _ in range(4):
-                            executor.submit(sum, itertools.repeat(1)) if 0 else executor.submit(lambda: [None for _ in iter(int, 1)])
+                            executor.submit(lambda: [None for _ in iter(int, 1) if _])
                         executor.map(str, range(1000))
                         raise KeyboardInterrupt
                 except KeyboardInterrupt:

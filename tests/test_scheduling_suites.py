@@ -13,8 +13,7 @@ ON_FERRULE = """
     import sys
     import unittest
 
-    # Ours in the place of theirs, before the tests look: under the standard library's names, for the tests that look for
-    # them in a module.
+    # Ours in the place of theirs, before the tests look.
     from ferrule import scheduling
 
     concurrent.futures.ThreadPoolExecutor = scheduling.ThreadPoolExecutor
@@ -49,7 +48,6 @@ ON_FERRULE = """
 
 # What doesn't apply, each with the reason.
 NOT_FOR_US = {
-    # Runs `from concurrent.futures import ThreadPoolExecutor` in a fresh interpreter, where it gets the standard library's.
     "test_interpreter_shutdown": "a fresh interpreter has the standard library's; test_scheduling.py has the same test",
     "test_submit_after_interpreter_shutdown": "likewise",
     "test_hang_gh83386": "likewise",

@@ -22,8 +22,10 @@ body {{ font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222; backgrou
 .lane {{ display: flex; align-items: center; border-top: 1px solid #ddd }}
 .name {{ width: 14em; flex: none; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; color: #555 }}
 .bars {{ position: relative; height: 28px; flex: auto; background: #fafafa }}
-.bar {{ position: absolute; top: 3px; height: 22px; min-width: 2px; box-sizing: border-box; border-right: 1px solid #fff;
-  overflow: hidden; white-space: nowrap; color: #fff; font-size: 12px; line-height: 22px; text-indent: 4px }}
+.bar {{ position: absolute; top: 3px; height: 22px; min-width: 2px; box-sizing: border-box;
+  border-right: 1px solid #fff;
+  overflow: hidden; white-space: nowrap; color: #fff;
+  font-size: 12px; line-height: 22px; text-indent: 4px }}
 li {{ margin: .2em 0 }}
 </style></head><body>
 <h1>{title}</h1>
@@ -55,15 +57,10 @@ def as_html(name: str, results: Iterable[TaskResult]) -> str:
             f'<div class="bar" style="left:{left:.4f}%;width:{width:.4f}%;background:{_COLOURS[result.status]}" '
             f'title="{html.escape(told)}">{html.escape(result.id)}</div>'
         )
-    drawn = "\n".join(
-        f'<div class="lane"><div class="name">{html.escape(worker)}</div><div class="bars">{"".join(bars)}</div></div>'
-        for worker, bars in lanes.items()
-    )
+    lane = '<div class="lane"><div class="name">{}</div><div class="bars">{}</div></div>'
+    drawn = "\n".join(lane.format(html.escape(worker), "".join(bars)) for worker, bars in lanes.items())
     others = [result for result in results if not result.attempts]
-    rest = "".join(
-        f"<li>{html.escape(result.id)}: {result.status}{html.escape(f', {result.reason}' if result.reason else '')}</li>"
-        for result in others
-    )
+    rest = "".join(f"<li>{html.escape(f'{result.id}: {result.status}, {result.reason}')}</li>" for result in others)
     return _PAGE.format(
         title=html.escape(name),
         summary=f"{len(results)} tasks, {len(lanes)} workers, {_seconds(whole)}",

@@ -970,24 +970,16 @@ class TaskScheduler:
             DependencyCycle: If it depends on itself.
             TypeError, ValueError: If an argument is not what it may be.
         """
-        from ferrule._kinds import kind_of
-        from ferrule.limiting import RateLimiter
-
         if not isinstance(id, str):
             raise TypeError(f"id must be a string, not {_shown(id)}")
         if id in self._tasks:
             raise DuplicateTask(f"there is a task {id!r} already")
-        if not callable(function):
-            raise TypeError(f"function must be callable, not {_shown(function)}")
-        kind = kind_of(function)
-        if kind not in {"function", "coroutine function"}:
-            raise TypeError(f"function must be a function or a coroutine function; {id!r} is given a {kind}")
+        is_coroutine = _is_coroutine_function(id, function)
         if isinstance(args, (str, bytes)):
             raise TypeError(f"args must be a tuple of arguments, not {_shown(args)}")
         if isinstance(depends_on, str):
             raise TypeError(f"depends_on must be several names, as in ({depends_on!r},), not {_shown(depends_on)}")
-        if limit is not None and not isinstance(limit, RateLimiter):
-            raise TypeError(f"limit must be a ferrule.RateLimiter or None, not {_shown(limit)}")
+        _check_limit(limit)
         terms = _Terms(_priority(priority), _timeout(timeout), _policy(retry))
         args, kwargs = tuple(args), dict(kwargs or {})
         values = [each.task for each in (*args, *kwargs.values()) if isinstance(each, _ResultOf)]
@@ -1008,7 +1000,7 @@ class TaskScheduler:
             bool(values),
             terms,
             limit,
-            kind == "coroutine function",
+            is_coroutine,
         )
 
     def result_of(self, id: str) -> Any:  # noqa: A002 - what it is called everywhere
@@ -1131,7 +1123,7 @@ class TaskScheduler:
         Raises:
             UnknownDependency, DependencyCycle, RuntimeError: As `run` does.
         """
-        if strategy == "async":
+        if cast("object", strategy) == "async":
             raise ValueError("as_completed can't be 'async': call run_async with a function as progress")
         return self._iterate(strategy, progress)
 
@@ -1165,7 +1157,7 @@ class TaskScheduler:
         elif isinstance(strategy, (ThreadPoolExecutor, ExecutorView)):
             drive = functools.partial(_on_pool, executor=strategy)
         elif isinstance(strategy, concurrent.futures.Executor) or callable(getattr(strategy, "submit", None)):
-            drive = functools.partial(_elsewhere, executor=cast("Any", strategy), workers=self.max_workers)
+            drive = _drive_on(cast("Any", strategy), self.max_workers)
         else:
             raise ValueError(
                 f"strategy must be 'sequential', 'threads', 'processes', 'async' or an Executor, got {strategy!r}"
@@ -1257,14 +1249,14 @@ class TaskScheduler:
             helper: ThreadPoolExecutor | None = None
             while (task := run.next_ready()) is not None:
                 args, kwargs = run.arguments(task)
-                call = (_perform, task.function, args, kwargs, task.terms.retry, task.limit, task.is_coroutine)
+                call = (task.function, args, kwargs, task.terms.retry, task.limit, task.is_coroutine)
                 run.running[task.id] = task
                 if task.terms.timeout is None:
-                    run.report(task, contextvars.copy_context().run(*call))
+                    run.report(task, contextvars.copy_context().run(_perform, *call))
                 else:
                     if helper is None:
                         helper = stack.enter_context(ThreadPoolExecutor(1, self.name))
-                    future = helper._submit(*call[:1], call[1:], None, 0, task.terms.nanoseconds())  # noqa: SLF001
+                    future = helper._submit(_perform, call, None, 0, task.terms.nanoseconds())  # noqa: SLF001
                     future.exception()
                     run.end_of(task, cast("Future[_Report]", future), "")
                 yield
@@ -1280,10 +1272,28 @@ class TaskScheduler:
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(self.max_workers, mp_context=context) as executor:
             try:
-                yield from _elsewhere(run, executor=executor, workers=self.max_workers)
+                yield from _Elsewhere(run, executor, self.max_workers).drive()
             except BaseException:
                 executor.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def _is_coroutine_function(task: str, function: object) -> bool:
+    from ferrule._kinds import kind_of
+
+    if not callable(function):
+        raise TypeError(f"function must be callable, not {_shown(function)}")
+    kind = kind_of(function)
+    if kind not in {"function", "coroutine function"}:
+        raise TypeError(f"function must be a function or a coroutine function; {task!r} is given a {kind}")
+    return kind == "coroutine function"
+
+
+def _check_limit(limit: object) -> None:
+    from ferrule.limiting import RateLimiter
+
+    if limit is not None and not isinstance(limit, RateLimiter):
+        raise TypeError(f"limit must be a ferrule.RateLimiter or None, not {_shown(limit)}")
 
 
 def _refuse_in_loop() -> None:
@@ -1333,7 +1343,7 @@ def _shown_progress(
         yield None
     elif progress is True:
         try:
-            from tqdm import tqdm
+            from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
         except ImportError:
             from ferrule._errors import MissingExtra
 
@@ -1370,65 +1380,81 @@ def _on_pool(run: _Run, *, executor: ThreadPoolExecutor | ExecutorView) -> Itera
             future.cancel()
 
 
+def _drive_on(executor: concurrent.futures.Executor, workers: int | None) -> Callable[[_Run], Iterator[None]]:
+    return lambda run: _Elsewhere(run, executor, workers).drive()
+
+
 def _deliver(inbox: queue.SimpleQueue[Any], task: _Task, future: concurrent.futures.Future[Any]) -> None:
     inbox.put((task, future))
 
 
-def _elsewhere(run: _Run, *, executor: concurrent.futures.Executor, workers: int | None) -> Iterator[None]:
-    """Drive a run on any executor, which gets no more than it can begin at once: the order is ours."""
-    workers = workers or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-    inbox: queue.SimpleQueue[tuple[_Task, Any]] = queue.SimpleQueue()
-    deadlines: dict[str, int] = {}
-    held_up: list[_Task] = []
-    run.stop = lambda task: run.running[task].cancel()
-    try:
-        while not run.is_over:
+class _Elsewhere:
+    """Drives a run on any executor, which gets no more than it can begin at once: the order is ours."""
+
+    def __init__(self, run: _Run, executor: concurrent.futures.Executor, workers: int | None) -> None:
+        self._run = run
+        self._executor = executor
+        self._workers = workers or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+        self._inbox: queue.SimpleQueue[tuple[_Task, Any]] = queue.SimpleQueue()
+        # When tasks that run must be over, and when limits have room for those that are held up.
+        self._deadlines: dict[str, int] = {}
+        self._held_up: dict[str, int] = {}
+
+    def drive(self) -> Iterator[None]:
+        run = self._run
+        run.stop = lambda task: run.running[task].cancel()
+        try:
+            while not run.is_over:
+                self._fill()
+                if run.running or self._held_up:
+                    self._wait()
+                yield
+        finally:
+            for future in run.running.values():
+                future.cancel()
+
+    def _fill(self) -> None:
+        run = self._run
+        for name in self._held_up:
+            run.put_back(run.tasks[name])
+        self._held_up.clear()
+        while len(run.running) < self._workers and (task := run.next_ready()) is not None:
             now = _core.precise_ns()
-            wake = min(deadlines.values(), default=None)
-            for task in held_up:
-                run.put_back(task)
-            held_up.clear()
-            while len(run.running) < workers and (task := run.next_ready()) is not None:
-                # A limiter knows its own process alone, and is asked here.
-                if task.limit is not None and not task.limit.try_acquire():
-                    held_up.append(task)
-                    again = now + max(1, round(task.limit.check().retry_after * _NANOSECONDS))
-                    wake = again if wake is None else min(wake, again)
-                    continue
-                args, kwargs = run.arguments(task)
-                call = (task.function, args, kwargs, task.terms.retry, None, task.is_coroutine, True)
-                future = run.running[task.id] = executor.submit(_perform, *call)
-                future.add_done_callback(functools.partial(_deliver, inbox, task))
-                limit = task.terms.nanoseconds()
-                if limit is not None:
-                    deadlines[task.id] = now + limit
-                    wake = now + limit if wake is None else min(wake, now + limit)
-            if not run.running and not held_up:
+            # A limiter knows its own process alone, and is asked here.
+            if task.limit is not None and not task.limit.try_acquire():
+                self._held_up[task.id] = now + max(1, round(task.limit.check().retry_after * _NANOSECONDS))
                 continue
-            try:
-                wait = None if wake is None else max(0, wake - _core.precise_ns()) / _NANOSECONDS
-                task, future = inbox.get(timeout=wait)
-            except queue.Empty:
-                for name in [name for name, moment in deadlines.items() if moment <= _core.precise_ns()]:
-                    del deadlines[name]
-                    _give_up(run, run.tasks[name])
-            else:
-                deadlines.pop(task.id, None)
-                if task.id not in run.results:
-                    run.end_of(task, future, type(executor).__name__)
-            yield
-    finally:
-        for future in run.running.values():
-            future.cancel()
+            args, kwargs = run.arguments(task)
+            call = (task.function, args, kwargs, task.terms.retry, None, task.is_coroutine, True)
+            future = run.running[task.id] = self._executor.submit(_perform, *call)
+            future.add_done_callback(functools.partial(_deliver, self._inbox, task))
+            limit = task.terms.nanoseconds()
+            if limit is not None:
+                self._deadlines[task.id] = now + limit
 
+    def _wait(self) -> None:
+        wake = min((*self._deadlines.values(), *self._held_up.values()), default=None)
+        try:
+            wait = None if wake is None else max(0, wake - _core.precise_ns()) / _NANOSECONDS
+            task, future = self._inbox.get(timeout=wait)
+        except queue.Empty:
+            now = _core.precise_ns()
+            for name in [name for name, moment in self._deadlines.items() if moment <= now]:
+                del self._deadlines[name]
+                self._give_up(self._run.tasks[name])
+            return
+        self._deadlines.pop(task.id, None)
+        if task.id not in self._run.results:
+            self._run.end_of(task, future, type(self._executor).__name__)
 
-def _give_up(run: _Run, task: _Task) -> None:
-    """Give a task up that has taken too long where it can't be reached."""
-    run.running[task.id].cancel()
-    seconds = task.terms.timeout or 0.0
-    duration = round(seconds * _NANOSECONDS)
-    started = _core.precise_ns() - duration
-    run.report(task, _Report(None, TaskTimeout(seconds), started, duration, 1, "a worker that was left alone"))
+    def _give_up(self, task: _Task) -> None:
+        """Give a task up that has taken too long where it can't be reached."""
+        self._run.running[task.id].cancel()
+        seconds = task.terms.timeout or 0.0
+        duration = round(seconds * _NANOSECONDS)
+        started = _core.precise_ns() - duration
+        late = _Report(None, TaskTimeout(seconds), started, duration, 1, "a worker that was left alone")
+        self._run.report(task, late)
 
 
 class _Loop:
