@@ -121,6 +121,10 @@ class Future(_core.FutureBase, concurrent.futures.Future[T]):
         # The standard library's would make a condition and two lists.
         pass
 
+    if TYPE_CHECKING:
+
+        def result(self, timeout: float | timedelta | None = None) -> T: ...
+
 
 # -- threads ----------------------------------------------------------------------------------------------------------
 

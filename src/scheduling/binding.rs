@@ -155,11 +155,11 @@ impl Crew {
         if self.broken.load(Ordering::Acquire) {
             return Err(self.error(py, |errors| &errors.broken, BROKEN));
         }
-        if self.closed.load(Ordering::Acquire) {
-            return Err(self.error(py, |errors| &errors.closed, AFTER_SHUTDOWN));
-        }
         if CLOSING_TIME.load(Ordering::Acquire) {
             return Err(self.error(py, |errors| &errors.closed, AFTER_EXIT));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(self.error(py, |errors| &errors.closed, AFTER_SHUTDOWN));
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ struct Arrival<T> {
 /// Something that has a priority.
 struct Ranked<T> {
     standing: i64,
+    priority: i32,
     number: u64,
     item: T,
 }
@@ -96,7 +97,7 @@ impl<T> Queue<T> {
         let mut ranks = self.lock();
         ranks.count += 1;
         let number = ranks.count;
-        ranks.heap.push(Ranked { standing, number, item });
+        ranks.heap.push(Ranked { standing, priority, number, item });
         self.ranked.store(true, Ordering::Release);
     }
 
@@ -113,7 +114,8 @@ impl<T> Queue<T> {
             ranks.front = self.plain.pop();
         }
         let ranked_first = match (&ranks.front, ranks.heap.peek()) {
-            (Some(front), Some(ranked)) => ranked.standing < front.moment,
+            // At a tie, the one that was to wait longer has come earlier.
+            (Some(front), Some(ranked)) => (ranked.standing, -i64::from(ranked.priority)) < (front.moment, 0),
             (front, _) => front.is_none(),
         };
         let item = if ranked_first {
@@ -191,6 +193,15 @@ mod tests {
             queue.push(second, 0, u64::try_from(second).expect("small") * SECOND + 1);
         }
         assert_eq!(drain(&queue), [0, 1, 2, 3, 4, -1, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn at_a_tie_who_came_first_is_first() {
+        let queue = Queue::default();
+        queue.push("patient", 2, SECOND);
+        queue.push("plain", 0, 3 * SECOND);
+        queue.push("hasty", -2, 5 * SECOND);
+        assert_eq!(drain(&queue), ["patient", "plain", "hasty"]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ ROOMS: Final[Mapping[str, str]] = MappingProxyType(
         "caching": "ferrule._compare.caching",
         "retrying": "ferrule._compare.retrying",
         "limiting": "ferrule._compare.limiting",
+        "scheduling": "ferrule._compare.scheduling",
     },
 )
 """Room to the module whose `room()` describes it, in the order of reports."""
