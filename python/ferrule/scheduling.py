@@ -33,7 +33,7 @@ from ferrule._errors import (
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
     from datetime import timedelta
     from types import TracebackType
     from typing import ParamSpec
@@ -123,7 +123,8 @@ class Future(_core.FutureBase, concurrent.futures.Future[T]):
 
     if TYPE_CHECKING:
 
-        def result(self, timeout: float | timedelta | None = None) -> T: ...
+        def result(self, timeout: float | timedelta | None = None) -> T:  # noqa: D102 - as it is there
+            ...
 
 
 # -- threads ----------------------------------------------------------------------------------------------------------
@@ -274,7 +275,7 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
             max_workers = min(32, (count or 1) + 4)
         elif isinstance(max_workers, int) and max_workers <= 0:
             raise ValueError(f"max_workers must be greater than 0, got {max_workers!r}")
-        _integer("max_workers", max_workers, 1)
+        max_workers = _integer("max_workers", max_workers, 1)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {_shown(initializer)}")
         if max_pending is not None:
@@ -1183,7 +1184,7 @@ class TaskScheduler:
     def _running(
         self,
         progress: bool | Callable[[TaskResult], object],  # noqa: FBT001
-    ) -> Iterator[tuple[_Run, collections.deque[TaskResult]]]:
+    ) -> Generator[tuple[_Run, collections.deque[TaskResult]]]:
         self._check()
         fresh: collections.deque[TaskResult] = collections.deque()
         hooks = [fresh.append, *self._hooks()]
@@ -1342,7 +1343,7 @@ def _shown_progress(
     progress: bool | Callable[[TaskResult], object],  # noqa: FBT001
     name: str,
     total: int,
-) -> Iterator[Callable[[TaskResult], object] | None]:
+) -> Generator[Callable[[TaskResult], object] | None]:
     if progress is False:
         yield None
     elif progress is True:

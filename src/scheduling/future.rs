@@ -512,16 +512,16 @@ impl FutureBase {
         Ok(this.get().outcome(this.py())?.err())
     }
 
-    /// Calls `function` with the future when it is over: at once where it is.
-    #[pyo3(name = "add_done_callback", signature = (function, /))]
-    fn add_done_callback(this: &Bound<'_, Self>, function: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Calls `fn` with the future when it is over: at once where it is.
+    #[pyo3(signature = (r#fn))]
+    fn add_done_callback(this: &Bound<'_, Self>, r#fn: &Bound<'_, PyAny>) -> PyResult<()> {
         let over = this.get().inner.peek(this.py(), |inner| {
             if !inner.state.is_over() {
-                inner.more.get_or_insert_default().callbacks.push(function.clone().unbind());
+                inner.more.get_or_insert_default().callbacks.push(r#fn.clone().unbind());
             }
             inner.state.is_over()
         });
-        if over { Self::call_back(this, function) } else { Ok(()) }
+        if over { Self::call_back(this, r#fn) } else { Ok(()) }
     }
 
     /// For executors: marks it as running; false where it was cancelled.
