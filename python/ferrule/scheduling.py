@@ -616,8 +616,7 @@ Strategy = Literal["sequential", "threads", "processes", "async"]
 _MANY_COROUTINES: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class TaskResult:
+class TaskResult(NamedTuple):
     """What has become of a task.
 
     `status` is `"success"`, `"error"`, `"timeout"`, `"cancelled"` or `"skipped"`; `value` what the task returned,
@@ -782,19 +781,21 @@ class _Run:
         # Stops a task that runs, where the strategy can; True if it did.
         self.stop: Callable[[str], bool] = lambda _: False
         self._finished = finished
-        self._missing = {task.id: len(task.needs) for task in tasks.values()}
+        self._missing = {task.id: len(task.needs) for task in tasks.values() if task.needs}
         self._dependants: dict[str, list[_Task]] = {}
+        # When tasks became ready that were not from the beginning.
         self._since: dict[str, int] = {}
-        self._ready: list[tuple[int, int, _Task]] = []
+        first: list[tuple[int, int, _Task]] = []
         for task in tasks.values():
             for need in task.needs:
                 self._dependants.setdefault(need, []).append(task)
             if not task.needs:
-                self._ready.append(self._entry(task, self.began))
-        heapq.heapify(self._ready)
+                first.append(self._entry(task, self.began))
+        # Those that are ready from the beginning, the next one last; and a heap of those that come later.
+        self._first = sorted(first, reverse=True)
+        self._later: list[tuple[int, int, _Task]] = []
 
     def _entry(self, task: _Task, moment: int) -> tuple[int, int, _Task]:
-        self._since[task.id] = moment
         return (moment + task.priority * _NANOSECONDS, task.number, task)
 
     @property
@@ -803,15 +804,20 @@ class _Run:
 
     def next_ready(self) -> _Task | None:
         """Take the task that is to run next; those that were cancelled meanwhile get their results."""
-        while self._ready:
-            task = heapq.heappop(self._ready)[2]
+        first, later = self._first, self._later
+        while first or later:
+            entry = heapq.heappop(later) if later and (not first or later[0] < first[-1]) else first.pop()
+            task = entry[2]
             if task.id not in self.called_off:
                 return task
             self.settle(TaskResult(task.id, "cancelled", reason="it was cancelled before it ran"))
         return None
 
     def put_back(self, task: _Task) -> None:
-        heapq.heappush(self._ready, self._entry(task, self._since[task.id]))
+        heapq.heappush(self._later, self._entry(task, self.ready_since(task)))
+
+    def ready_since(self, task: _Task) -> int:
+        return self._since.get(task.id, self.began)
 
     def arguments(self, task: _Task) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if not task.has_values:
@@ -824,6 +830,12 @@ class _Run:
 
     def settle(self, result: TaskResult) -> None:
         """Note what has become of a task, and what follows for those that depend on it."""
+        if result.id not in self._dependants:
+            if result.id not in self.results:
+                self.results[result.id] = result
+                self.running.pop(result.id, None)
+                self._finished(result)
+            return
         line = [result]
         for settled in line:
             if settled.id in self.results:
@@ -836,7 +848,8 @@ class _Run:
                 if settled.status != "success":
                     line.append(TaskResult(dependant.id, "skipped", reason=_skipped_for(settled)))
                 elif not self._missing[dependant.id] and dependant.id not in self.results:
-                    heapq.heappush(self._ready, self._entry(dependant, _core.precise_ns()))
+                    self._since[dependant.id] = now = _core.precise_ns()
+                    heapq.heappush(self._later, self._entry(dependant, now))
 
     def report(self, task: _Task, report: _Report, started: int | None = None) -> None:
         started = report.started if started is None else started
@@ -849,7 +862,7 @@ class _Run:
                 report.error,
                 None,
                 max(0, started - self.began) / _NANOSECONDS,
-                max(0, started - self._since[task.id]) / _NANOSECONDS,
+                max(0, started - self.ready_since(task)) / _NANOSECONDS,
                 report.duration / _NANOSECONDS,
                 report.attempts,
                 report.worker,
@@ -1481,6 +1494,8 @@ class _Loop:
         current = asyncio.current_task()
         self._worker = "event loop" if current is None else current.get_name()
         self._over: asyncio.Future[None] = self._loop.create_future()
+        # What is no result of a task's, but its end, or the program's.
+        self._ends = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
         self._run.stop = self._stop
         try:
             self._fill()
@@ -1495,36 +1510,56 @@ class _Loop:
                 self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _stop(self, name: str) -> bool:
-        task = self._run.running[name]
         # Other threads may ask.
-        self._loop.call_soon_threadsafe(task.cancel)
+        self._loop.call_soon_threadsafe(self._cancel, name)
         return True
 
+    def _cancel(self, name: str) -> None:
+        job = self._run.running.get(name)
+        if job is not None:
+            job.cancel()
+            # One that had not begun has no chance to say so itself.
+            job.add_done_callback(lambda _: self._end(name, None))
+
     def _fill(self) -> None:
-        run = self._run
-        while len(run.running) < self._width and (task := run.next_ready()) is not None:
-            job = self._loop.create_task(self._perform(task))
-            run.running[task.id] = job
-            job.add_done_callback(functools.partial(self._ended, task))
+        run, create_task, width = self._run, self._loop.create_task, self._width
+        running = run.running
+        while len(running) < width and (task := run.next_ready()) is not None:
+            plain = task.is_coroutine and task.limit is task.terms.timeout is task.terms.retry is None
+            running[task.id] = create_task(self._plainly(task) if plain else self._with_terms(task))
         if run.is_over and not self._over.done():
             self._over.set_result(None)
 
-    def _ended(self, task: _Task, job: asyncio.Task[_Report]) -> None:
-        if self._over.done():
+    def _end(self, name: str, report: _Report | None) -> None:
+        """Note what has become of a task, from within it; `None` for one that was cancelled."""
+        if self._over.done() or name in self._run.results:
             return
         try:
-            if job.cancelled():
-                self._run.settle(TaskResult(task.id, "cancelled", reason="it was cancelled while it ran"))
+            if report is None:
+                self._run.settle(TaskResult(name, "cancelled", reason="it was cancelled while it ran"))
             else:
-                self._run.report(task, job.result())
+                self._run.report(self._run.tasks[name], report)
             self._fill()
         except BaseException as error:  # noqa: BLE001 - a hook of the user's: whoever awaits the run hears of it
             self._over.set_exception(error)
 
-    async def _perform(self, task: _Task) -> _Report:
+    async def _plainly(self, task: _Task) -> None:
+        args, kwargs = self._run.arguments(task)
+        clock = _core.precise_ns
+        value, failure = None, None
+        started = clock()
+        try:
+            value = await task.function(*args, **kwargs)
+        except self._ends as error:
+            self._give_up(task, error)
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is the task's result
+            failure = error
+        self._end(task.id, _Report(value, failure, started, clock() - started, 1, self._worker))
+
+    async def _with_terms(self, task: _Task) -> None:
         args, kwargs = self._run.arguments(task)
         attempts = 0
-        plain = task.is_coroutine and task.limit is None and task.terms.retry is None
 
         async def attempt() -> Any:
             nonlocal attempts
@@ -1535,23 +1570,24 @@ class _Loop:
                 return await task.function(*args, **kwargs)
             return await self._in_thread(task.function, args, kwargs)
 
+        value, failure = None, None
         started = _core.precise_ns()
         try:
-            if task.terms.timeout is None:
-                if plain:
-                    attempts = 1
-                    value = await task.function(*args, **kwargs)
-                else:
-                    value = await self._all_attempts(task, attempt)
-            else:
-                value = await self._in_time(task, attempt)
-        except self._asyncio.CancelledError:
-            raise
-        except (KeyboardInterrupt, SystemExit):
+            value = await (
+                self._all_attempts(task, attempt) if task.terms.timeout is None else self._in_time(task, attempt)
+            )
+        except self._ends as error:
+            self._give_up(task, error)
             raise
         except BaseException as error:  # noqa: BLE001 - it is the task's result
-            return _Report(None, error, started, _core.precise_ns() - started, attempts, self._worker)
-        return _Report(value, None, started, _core.precise_ns() - started, attempts, self._worker)
+            failure = error
+        self._end(task.id, _Report(value, failure, started, _core.precise_ns() - started, attempts, self._worker))
+
+    def _give_up(self, task: _Task, error: BaseException) -> None:
+        if isinstance(error, self._asyncio.CancelledError):
+            self._end(task.id, None)
+        elif not self._over.done():
+            self._over.set_exception(error)
 
     async def _all_attempts(self, task: _Task, attempt: Callable[[], Awaitable[Any]]) -> Any:
         retry = task.terms.retry

