@@ -719,6 +719,8 @@ class _Task:
     terms: _Terms
     limit: RateLimiter | None
     is_coroutine: bool
+    # Whether all there is to it is one call.
+    is_plain: bool
 
 
 class _Report(NamedTuple):
@@ -1019,6 +1021,7 @@ class TaskScheduler:
             terms,
             limit,
             is_coroutine,
+            limit is None and terms.timeout is None and terms.retry is None,
         )
 
     def result_of(self, id: str) -> Any:  # noqa: A002 - what it is called everywhere
@@ -1525,7 +1528,7 @@ class _Loop:
         run, create_task, width = self._run, self._loop.create_task, self._width
         running = run.running
         while len(running) < width and (task := run.next_ready()) is not None:
-            plain = task.is_coroutine and task.limit is task.terms.timeout is task.terms.retry is None
+            plain = task.is_coroutine and task.is_plain
             running[task.id] = create_task(self._plainly(task) if plain else self._with_terms(task))
         if run.is_over and not self._over.done():
             self._over.set_result(None)
