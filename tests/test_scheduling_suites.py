@@ -58,7 +58,7 @@ NOT_FOR_US = {
 
 MODULES = {
     "test_future": 20,
-    "test_thread_pool": 15,
+    "test_thread_pool": 12,
     "test_wait": 8,
     "test_as_completed": 4,
     "test_init": 2,

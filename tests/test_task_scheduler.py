@@ -308,6 +308,26 @@ def test_cancelling_a_coroutine_that_runs():
     assert results["stop"].value is True
 
 
+def test_cancelling_a_coroutine_that_has_not_begun():
+    scheduler, ran = TaskScheduler(), []
+
+    async def stop():
+        return scheduler.cancel("late")
+
+    async def late():
+        ran.append(True)
+
+    scheduler.add_task("stop", stop, priority=-1)
+    scheduler.add_task("late", late)
+    scheduler.add_task("after", late, depends_on=["late"])
+    results = by_async(scheduler)
+    assert [results[name].status for name in ("stop", "late", "after")] in (
+        ["success", "cancelled", "skipped"],
+        # It had its turn before the loop came to cancelling it.
+        ["success", "success", "success"],
+    )
+
+
 def test_cancelling_the_run_cancels_its_tasks():
     scheduler, ended = TaskScheduler(), []
 

@@ -1522,7 +1522,10 @@ class _Loop:
         if job is not None:
             job.cancel()
             # One that had not begun has no chance to say so itself.
-            job.add_done_callback(lambda _: self._end(name, None))
+            job.add_done_callback(functools.partial(self._cancelled, name))
+
+    def _cancelled(self, name: str, _: object) -> None:
+        self._end(name, None)
 
     def _fill(self) -> None:
         run, create_task, width = self._run, self._loop.create_task, self._width
