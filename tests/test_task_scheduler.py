@@ -442,6 +442,7 @@ def test_one_run_at_a_time():
     assert "run already" in str(error)
 
 
+@pytest.mark.thread_unsafe(reason="reads the log of the whole process")
 def test_progress_and_monitor_and_log(caplog):
     monitor, seen = PerformanceMonitor(), []
     scheduler = TaskScheduler(name="job", monitor=monitor, log="info")
@@ -455,6 +456,7 @@ def test_progress_and_monitor_and_log(caplog):
     assert (records["bad"].status, records["bad"].ferrule_name, records["bad"].attempts) == ("error", "job", 1)
 
 
+@pytest.mark.thread_unsafe(reason="reads what the whole process prints")
 def test_a_bar(capsys):
     pytest.importorskip("tqdm")
     scheduler = TaskScheduler(name="job")

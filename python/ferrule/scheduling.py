@@ -832,6 +832,9 @@ class _Run:
 
     def settle(self, result: TaskResult) -> None:
         """Note what has become of a task, and what follows for those that depend on it."""
+        if result.id in self.called_off and result.status != "cancelled":
+            # It was being handed over at that moment, and who cancelled it has been told that it is.
+            result = TaskResult(result.id, "cancelled", reason="it was cancelled just as it began")
         if result.id not in self._dependants:
             if result.id not in self.results:
                 self.results[result.id] = result
@@ -1392,6 +1395,8 @@ def _on_pool(run: _Run, *, executor: ThreadPoolExecutor | ExecutorView) -> Itera
                 limit = terms.nanoseconds() or common.nanoseconds()
                 submitted = base._submit(_perform, call, None, terms.priority + common.priority, limit)  # noqa: SLF001
                 future = run.running[task.id] = cast("Future[_Report]", submitted)
+                if task.id in run.called_off:
+                    future.cancel()
                 future.add_done_callback(functools.partial(_deliver, inbox, task))
             if run.running:
                 run.end_of(*inbox.get(), worker="")
@@ -1448,6 +1453,8 @@ class _Elsewhere:
             args, kwargs = run.arguments(task)
             call = (task.function, args, kwargs, task.terms.retry, None, task.is_coroutine, True)
             future = run.running[task.id] = self._executor.submit(_perform, *call)
+            if task.id in run.called_off:
+                future.cancel()
             future.add_done_callback(functools.partial(_deliver, self._inbox, task))
             limit = task.terms.nanoseconds()
             if limit is not None:
@@ -1533,6 +1540,8 @@ class _Loop:
         while len(running) < width and (task := run.next_ready()) is not None:
             plain = task.is_coroutine and task.is_plain
             running[task.id] = create_task(self._plainly(task) if plain else self._with_terms(task))
+            if task.id in run.called_off:
+                self._cancel(task.id)
         if run.is_over and not self._over.done():
             self._over.set_result(None)
 
