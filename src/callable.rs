@@ -559,14 +559,13 @@ pub mod context {
                 }
             }
         }
-        let context = match context {
-            Some(context) => context.clone(),
-            None => {
-                // SAFETY: the thread is attached.
-                let context = unsafe { PyContext_New() };
-                // SAFETY: a new reference, or null with an exception set.
-                unsafe { Bound::from_owned_ptr_or_err(py, context) }?
-            }
+        let context = if let Some(context) = context {
+            context.clone()
+        } else {
+            // SAFETY: the thread is attached.
+            let context = unsafe { PyContext_New() };
+            // SAFETY: a new reference, or null with an exception set.
+            unsafe { Bound::from_owned_ptr_or_err(py, context) }?
         };
         // SAFETY: the context is alive.
         if unsafe { PyContext_Enter(context.as_ptr()) } != 0 {

@@ -176,8 +176,9 @@ _ERRORS: Final = (BrokenThreadPool, ExecutorClosed, ExecutorFull, TaskTimeout)
 def _is_interrupted() -> bool:
     import sys
 
+    # In an interactive session the last error may be an old one.
     error = getattr(sys, "last_exc", None)
-    return isinstance(error or getattr(sys, "last_value", None), KeyboardInterrupt)
+    return not hasattr(sys, "ps1") and isinstance(error or getattr(sys, "last_value", None), KeyboardInterrupt)
 
 
 def _at_exit() -> None:

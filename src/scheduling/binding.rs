@@ -374,14 +374,14 @@ impl Crew {
         this: &Bound<'_, Self>,
         seat: &Arc<Seat>,
         future: &Bound<'_, FutureBase>,
-        work: Box<Work>,
+        work: Work,
         tickets: &mut Tickets,
     ) -> PyResult<()> {
         let (py, crew) = (this.py(), this.get());
         crew.leave_slot(py)?;
         let watched =
             if work.timeout == u64::MAX { None } else { Some(Self::watch_over(this, seat, future, work.timeout)?) };
-        let outcome = perform(py, *work);
+        let outcome = perform(py, work);
         if let Some(number) = watched {
             let gone = crew.watch.peek(py, |watch| {
                 let place = watch.tasks.iter().position(|task| task.number == number);
@@ -488,7 +488,7 @@ impl Crew {
                 if !crew.queue.is_empty() {
                     crew.wake_one();
                 }
-                busy_with(&future, || Self::run(this, seat, &future, work, &mut tickets))?;
+                busy_with(&future, || Self::run(this, seat, &future, *work, &mut tickets))?;
             }
             drop(future);
             if seat.abandoned.load(Ordering::Acquire) || crew.generation != lifecycle::generation() {
@@ -638,7 +638,7 @@ pub(super) fn help_out(future: &Bound<'_, FutureBase>) -> PyResult<bool> {
     let Some(work) = future.get().claim(py, Some(crew)) else { return Ok(false) };
     let crew = work.crew.clone_ref(py).into_bound(py);
     let mut tickets = Tickets::new();
-    let outcome = busy_with(future, || Crew::run(&crew, &seat, future, work, &mut tickets));
+    let outcome = busy_with(future, || Crew::run(&crew, &seat, future, *work, &mut tickets));
     rouse(&mut tickets);
     outcome.map(|()| true)
 }

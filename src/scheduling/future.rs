@@ -266,7 +266,11 @@ impl FutureBase {
                 outcome = outcome.and(Self::call_back(this, callback.bind(py)));
             }
         }
-        outcome.map(|()| (after.verdict, after.tickets))
+        if let Err(error) = outcome {
+            rouse(&mut after.tickets);
+            return Err(error);
+        }
+        Ok((after.verdict, after.tickets))
     }
 
     fn tell(this: &Bound<'_, Self>, condition: &Bound<'_, PyAny>, after: &Aftermath) -> PyResult<()> {
@@ -527,7 +531,7 @@ impl FutureBase {
     /// For executors: marks it as running; false where it was cancelled.
     fn set_running_or_notify_cancel(this: &Bound<'_, Self>) -> PyResult<bool> {
         match Self::happen(this, Event::Started)?.0 {
-            Verdict::Refused(State::Pending) => Ok(true),
+            Verdict::Changed | Verdict::Refused(State::Pending) => Ok(true),
             Verdict::Refused(State::Cancelled) => Ok(false),
             Verdict::Refused(state) => {
                 let text = format!("Future {:#x} in unexpected state: {}", this.as_ptr().addr(), state.name());
@@ -535,7 +539,6 @@ impl FutureBase {
                 log_error(this.py(), "critical", &text, None, error.clone_ref(this.py()));
                 Err(error)
             }
-            Verdict::Changed => Ok(true),
         }
     }
 
