@@ -10,6 +10,7 @@ import inspect
 import itertools
 import logging
 import math
+import os
 import pickle
 import statistics
 import sys
@@ -289,7 +290,7 @@ def test_jitter_differs_between_threads():
 
 
 @pytest.mark.subprocess
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_jitter_differs_between_parent_and_children(python):
     done = python("""
         import os
@@ -1354,7 +1355,7 @@ def test_a_stop_event_that_comes_too_late_changes_nothing():
 
 
 @pytest.mark.subprocess
-@pytest.mark.parametrize("way", ["function", "policy", "block", "coroutine", "event", "wrapped", "builtin"])
+@pytest.mark.parametrize("way", ["function", "policy", "block", "coroutine", "event", "builtin"])
 def test_ctrl_c_ends_a_long_wait(python, way):
     done = python(
         """
@@ -1388,7 +1389,7 @@ def test_ctrl_c_ends_a_long_wait(python, way):
             elif way == "coroutine":
                 asyncio.run(policy(fetch_async)())
             elif way == "builtin":
-                retry(on=ValueError, max_attempts=None, timeout=60, delay=0)(int)("x") if False else None
+                # Nothing here is Python code, which would look after signals.
                 retry(on=ValueError, max_attempts=None, timeout=60, delay=0)(float.fromhex)("x")
             else:
                 policy(fetch)()
@@ -1424,7 +1425,7 @@ def test_a_daemon_threads_wait_ends_with_the_process(python):
 
 
 @pytest.mark.subprocess
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_child_retries_for_itself(python):
     done = python("""
         import os, threading
