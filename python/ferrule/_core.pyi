@@ -477,6 +477,7 @@ def forks() -> int: ...
 def _after_fork_in_child() -> None: ...
 
 __all__ = [
+    "Admission",
     "BreakerFunction",
     "Bucket",
     "Cache",
@@ -485,6 +486,8 @@ __all__ = [
     "Circuit",
     "CoroutineCaching",
     "CountedFunction",
+    "Crew",
+    "FutureBase",
     "GuardedValues",
     "Journey",
     "Keys",
@@ -509,6 +512,7 @@ __all__ = [
     "Shell",
     "Standing",
     "Stopwatch",
+    "ThreadPool",
     "TimedFunction",
     "Timer",
     "Wrapper",
