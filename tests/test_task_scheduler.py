@@ -534,6 +534,8 @@ def test_ctrl_c_ends_a_run(python):
     assert run.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
+@pytest.mark.thread_unsafe(reason="one cluster is enough")
+@pytest.mark.filterwarnings("ignore")
 def test_dask():
     distributed = pytest.importorskip("distributed", reason="dask is not installed")
     with (

@@ -249,6 +249,10 @@ impl Crew {
             // Closed in between, and all have gone: nobody would run it.
             FutureBase::call_off(&future)?;
         }
+        if crew.broken.load(Ordering::SeqCst) {
+            // Broken in between, when the queue had been emptied already.
+            crew.break_down(py)?;
+        }
         Ok(future)
     }
 
