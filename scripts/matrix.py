@@ -147,7 +147,9 @@ def install_tolerantly(python: Path, requirements: Iterable[str]) -> list[str]:
         done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
         if done.returncode == 0:
             continue
-        if "No matching distribution" not in done.stderr or "onnection" in done.stderr:
+        # Impossible is what has a wheel itself, and needs something that has none.
+        is_missing = "No matching distribution" in done.stderr or "ResolutionImpossible" in done.stderr
+        if not is_missing or "onnection" in done.stderr:
             message = f"can't install {requirement}:\n{done.stderr}"
             raise Failure(message)
         missing.append(requirement)

@@ -21,7 +21,7 @@ use pyo3::panic::PanicException;
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyTuple, PyType};
 use pyo3::{PyClass, PyTypeInfo, ffi};
 
 use crate::guarding;
@@ -604,6 +604,67 @@ pub fn tuple_item<'a, 'py>(tuple: Borrowed<'a, 'py, PyTuple>, index: usize) -> B
     let item = unsafe { ffi::PyTuple_GET_ITEM(tuple.as_ptr(), index.cast_signed()) };
     // SAFETY: a tuple keeps its items alive, and doesn't change.
     unsafe { Borrowed::from_ptr(tuple.py(), item) }
+}
+
+/// A new instance of a class, made without a call of its `__init__`.
+pub fn bare_instance<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+    let py = class.py();
+    let no_args = PyTuple::empty(py);
+    let class: *mut ffi::PyTypeObject = class.as_ptr().cast();
+    // SAFETY: the class is alive, and was made ready when it came into being.
+    let new = unsafe { (*class).tp_new };
+    let new = new.ok_or_else(|| pyo3::exceptions::PyTypeError::new_err("the class has no instances"))?;
+    // SAFETY: the slot takes a class, a tuple, and a dictionary or null.
+    let instance = unsafe { new(class, no_args.as_ptr(), ptr::null_mut()) };
+    // SAFETY: a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, instance) }
+}
+
+/// The context variables of a task: those of where it comes from, as they were then.
+pub mod context {
+    use pyo3::ffi::{self, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, PyContext_New};
+    use pyo3::prelude::*;
+
+    /// The variables of this thread as they are now; `None` where none is set.
+    pub fn current(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+        // SAFETY: the thread is attached.
+        let context = unsafe { PyContext_CopyCurrent() };
+        // SAFETY: a new reference, or null with an exception set.
+        let context = unsafe { Bound::from_owned_ptr_or_err(py, context) }?;
+        Ok((context.len()? > 0).then_some(context))
+    }
+
+    /// Runs `body` in `context`, or in an empty one: what it sets stays there.
+    pub fn within<'py, R>(
+        py: Python<'py>,
+        context: Option<&Bound<'py, PyAny>>,
+        body: impl FnOnce() -> R,
+    ) -> PyResult<R> {
+        struct Exit<'py>(Bound<'py, PyAny>);
+        impl Drop for Exit<'_> {
+            fn drop(&mut self) {
+                // SAFETY: the context is alive, and was entered on this thread.
+                if unsafe { PyContext_Exit(self.0.as_ptr()) } != 0 {
+                    // SAFETY: the thread is attached. It can only fail where somebody else has left the context.
+                    unsafe { ffi::PyErr_Clear() };
+                }
+            }
+        }
+        let context = if let Some(context) = context {
+            context.clone()
+        } else {
+            // SAFETY: the thread is attached.
+            let context = unsafe { PyContext_New() };
+            // SAFETY: a new reference, or null with an exception set.
+            unsafe { Bound::from_owned_ptr_or_err(py, context) }?
+        };
+        // SAFETY: the context is alive.
+        if unsafe { PyContext_Enter(context.as_ptr()) } != 0 {
+            return Err(PyErr::fetch(py));
+        }
+        let _exit = Exit(context);
+        Ok(body())
+    }
 }
 
 /// A number that is this thread's own while it lives.

@@ -21,6 +21,7 @@ pub mod pooling;
 #[cfg(feature = "python")]
 pub mod probing;
 pub mod retrying;
+pub mod scheduling;
 pub mod timing;
 #[cfg(feature = "python")]
 pub mod upkeep;
@@ -55,6 +56,10 @@ mod _core {
     };
     #[pymodule_export]
     use crate::retrying::breaking::{BreakerFunction, CallPermit, Circuit};
+    #[pymodule_export]
+    use crate::scheduling::binding::{Admission, Crew, ThreadPool};
+    #[pymodule_export]
+    use crate::scheduling::future::FutureBase;
     #[pymodule_export]
     use crate::timing::binding::{CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer};
     #[pymodule_export]

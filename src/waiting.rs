@@ -144,6 +144,14 @@ impl<T: Send> Ticket<T> {
         })
     }
 
+    /// Wakes a waiting thread whose gift is held for it already; may be called without the interpreter lock.
+    pub fn rouse(&self) {
+        self.settled.store(true, Ordering::Release);
+        if let Waker::Thread(thread) = &self.waker {
+            thread.unpark();
+        }
+    }
+
     /// Tells the waiter that nothing will come any more.
     pub fn close(&self, py: Python<'_>) -> PyResult<()> {
         let first = self.state.with(py, |state, _| {

@@ -17,7 +17,11 @@ _HOMES = {
     "CircuitBreaker": "retrying",
     "CircuitOpen": "_errors",
     "Decision": "limiting",
+    "DependencyCycle": "_errors",
+    "DuplicateTask": "_errors",
     "Email": "validating",
+    "ExecutorClosed": "_errors",
+    "ExecutorFull": "_errors",
     "FerruleError": "_errors",
     "Field": "validating",
     "FieldTypeError": "_errors",
@@ -44,9 +48,14 @@ _HOMES = {
     "RetryBudget": "retrying",
     "RetryStats": "retrying",
     "Singleton": "patterns",
+    "TaskResult": "scheduling",
+    "TaskScheduler": "scheduling",
+    "TaskTimeout": "_errors",
+    "ThreadPoolExecutor": "scheduling",
     "Timer": "timing",
     "TimingStats": "timing",
     "Transaction": "pooling",
+    "UnknownDependency": "_errors",
     "cache": "caching",
     "cached": "caching",
     "count_calls": "timing",
@@ -61,7 +70,7 @@ _HOMES = {
     "timed": "timing",
     "transaction": "pooling",
 }
-_ROOMS = ("caching", "limiting", "patterns", "pooling", "retrying", "testing", "timing", "validating")
+_ROOMS = ("caching", "limiting", "patterns", "pooling", "retrying", "scheduling", "testing", "timing", "validating")
 
 __all__ = [  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll] - made from the table
     "__version__",

@@ -3,16 +3,23 @@ from ferrule import limiting as limiting
 from ferrule import patterns as patterns
 from ferrule import pooling as pooling
 from ferrule import retrying as retrying
+from ferrule import scheduling as scheduling
 from ferrule import testing as testing
 from ferrule import timing as timing
 from ferrule import validating as validating
 from ferrule._errors import AcquireTimeout as AcquireTimeout
 from ferrule._errors import CircuitOpen as CircuitOpen
+from ferrule._errors import DependencyCycle as DependencyCycle
+from ferrule._errors import DuplicateTask as DuplicateTask
+from ferrule._errors import ExecutorClosed as ExecutorClosed
+from ferrule._errors import ExecutorFull as ExecutorFull
 from ferrule._errors import FerruleError as FerruleError
 from ferrule._errors import FieldTypeError as FieldTypeError
 from ferrule._errors import FieldValueError as FieldValueError
 from ferrule._errors import MissingExtra as MissingExtra
 from ferrule._errors import RateLimited as RateLimited
+from ferrule._errors import TaskTimeout as TaskTimeout
+from ferrule._errors import UnknownDependency as UnknownDependency
 from ferrule.caching import Cache as Cache
 from ferrule.caching import CacheInfo as CacheInfo
 from ferrule.caching import CacheStats as CacheStats
@@ -44,6 +51,9 @@ from ferrule.retrying import Retry as Retry
 from ferrule.retrying import RetryBudget as RetryBudget
 from ferrule.retrying import RetryStats as RetryStats
 from ferrule.retrying import retry as retry
+from ferrule.scheduling import TaskResult as TaskResult
+from ferrule.scheduling import TaskScheduler as TaskScheduler
+from ferrule.scheduling import ThreadPoolExecutor as ThreadPoolExecutor
 from ferrule.timing import MemoryStats as MemoryStats
 from ferrule.timing import PerformanceMonitor as PerformanceMonitor
 from ferrule.timing import Timer as Timer
@@ -70,7 +80,11 @@ __all__ = [
     "CircuitBreaker",
     "CircuitOpen",
     "Decision",
+    "DependencyCycle",
+    "DuplicateTask",
     "Email",
+    "ExecutorClosed",
+    "ExecutorFull",
     "FerruleError",
     "Field",
     "FieldTypeError",
@@ -97,9 +111,14 @@ __all__ = [
     "RetryBudget",
     "RetryStats",
     "Singleton",
+    "TaskResult",
+    "TaskScheduler",
+    "TaskTimeout",
+    "ThreadPoolExecutor",
     "Timer",
     "TimingStats",
     "Transaction",
+    "UnknownDependency",
     "__version__",
     "cache",
     "cached",
@@ -116,6 +135,7 @@ __all__ = [
     "rate_limited",
     "retry",
     "retrying",
+    "scheduling",
     "singleton",
     "testing",
     "timed",

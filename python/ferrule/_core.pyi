@@ -2,14 +2,16 @@ import builtins
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Iterator, Sequence
 from datetime import timedelta
+from threading import Condition, Thread
 from types import EllipsisType, FrameType, GenericAlias, MappingProxyType, MethodType, TracebackType
-from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar, final, overload
+from typing import Any, ClassVar, Generic, Literal, ParamSpec, Self, TypeAlias, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
 
 from ferrule.caching import CacheInfo, CacheStats
 from ferrule.limiting import Decision, RateLimiter
 from ferrule.retrying import Attempt, Retry, RetryStats
+from ferrule.scheduling import Future as SchedulingFuture
 from ferrule.timing import PerformanceMonitor, TimingStats
 
 _K = TypeVar("_K")
@@ -17,6 +19,7 @@ _V = TypeVar("_V")
 _V_co = TypeVar("_V_co", covariant=True)
 _D = TypeVar("_D")
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 # Name, default in a tuple, whether it is left out of the key; then how many are positional only and positional, and
 # whether there are *args and **kwargs.
@@ -735,6 +738,7 @@ def _after_fork_in_child() -> None: ...
 def _stop_upkeep() -> None: ...
 
 __all__ = [
+    "Admission",
     "Approach",
     "BreakerFunction",
     "Bucket",
@@ -746,9 +750,11 @@ __all__ = [
     "Circuit",
     "CoroutineCaching",
     "CountedFunction",
+    "Crew",
     "EnforcedFunction",
     "FieldInfo",
     "Fields",
+    "FutureBase",
     "GuardedValues",
     "Initializer",
     "Journey",
@@ -780,6 +786,7 @@ __all__ = [
     "Spellings",
     "Standing",
     "Stopwatch",
+    "ThreadPool",
     "TimedFunction",
     "Timer",
     "Wrapper",
@@ -791,3 +798,101 @@ __all__ = [
     "precise_ns",
     "seconds_from",
 ]
+
+@disjoint_base
+class FutureBase:
+    _state: str
+    _result: Any
+    _exception: Any
+    _condition: Condition
+    _waiters: list[Any]
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def cancel(self) -> bool: ...
+    def cancelled(self) -> bool: ...
+    def running(self) -> bool: ...
+    def done(self) -> bool: ...
+    def result(self, timeout: float | timedelta | None = None) -> Any: ...
+    def exception(self, timeout: float | timedelta | None = None) -> BaseException | None: ...
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None: ...
+    def set_running_or_notify_cancel(self) -> bool: ...
+    def set_result(self, result: Any) -> None: ...
+    def set_exception(self, exception: BaseException | None) -> None: ...
+    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]: ...
+    @property
+    def _done_callbacks(self) -> list[Callable[[Any], object]]: ...
+    def __reduce__(self) -> Any: ...
+
+@final
+class Crew:
+    def work(self) -> None: ...
+    def watch(self) -> None: ...
+    def close(self, *, cancel: bool) -> None: ...
+    def wait(self, *, timeout: float | timedelta | None = None) -> bool: ...
+    @property
+    def threads(self) -> set[Thread]: ...
+    def counts(self) -> tuple[int, int, int, int]: ...
+    @property
+    def broken(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...
+    @staticmethod
+    def close_all() -> None: ...
+
+@disjoint_base
+class ThreadPool:
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def _open(
+        self,
+        future_class: type[FutureBase],
+        start: Callable[[Crew, Any], None],
+        errors: tuple[
+            Callable[[str], BaseException],
+            Callable[[str], BaseException],
+            Callable[[str], BaseException],
+            Callable[[float], BaseException],
+        ],
+        max_workers: int,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        max_pending: int | None,
+        block: bool,
+        /,
+    ) -> None: ...
+    @property
+    def _crew(self) -> Crew: ...
+    def submit(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> SchedulingFuture[_T]: ...
+    def _submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        priority: int,
+        timeout: int | None,
+        /,
+    ) -> FutureBase: ...
+    def _submit_each(
+        self,
+        function: Callable[..., Any],
+        tuples: Iterator[tuple[Any, ...]],
+        limit: int | None,
+        priority: int,
+        timeout: int | None,
+        /,
+    ) -> list[FutureBase]: ...
+    def _admit(self, event_loop: AbstractEventLoop, /) -> Admission | None: ...
+    def _submit_admitted(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        priority: int,
+        timeout: int | None,
+        /,
+    ) -> FutureBase: ...
+
+@final
+class Admission:
+    @property
+    def future(self) -> Future[None]: ...
+    def take(self) -> None: ...
+    def leave(self) -> None: ...

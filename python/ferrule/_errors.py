@@ -102,3 +102,38 @@ class FieldValueError(FieldError, ValueError):
 def field_error(of_type: bool, text: str, owner: str, field: str, value: object, rule: str) -> FieldError:  # noqa: FBT001, PLR0917 - called from Rust
     """Make the exception."""
     return (FieldTypeError if of_type else FieldValueError)(text, owner, field, value, rule)
+
+
+class ExecutorClosed(FerruleError, RuntimeError):  # noqa: N818 - it says what is wrong without the word
+    """An executor takes no tasks any more: it was shut down, or the interpreter is about to end."""
+
+
+class ExecutorFull(FerruleError, RuntimeError):  # noqa: N818 - it says what is wrong without the word
+    """As many tasks wait as an executor lets wait."""
+
+
+class TaskTimeout(FerruleError, TimeoutError):  # noqa: N818 - it says what is wrong without the word
+    """A task took longer than it may.
+
+    Args:
+        seconds: How many seconds it may take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"the task took longer than {self.seconds:.3g} s"
+
+
+class DuplicateTask(FerruleError, ValueError):  # noqa: N818 - it says what is wrong without the word
+    """A scheduler has a task of that name already."""
+
+
+class UnknownDependency(FerruleError, ValueError):  # noqa: N818 - it says what is wrong without the word
+    """A task depends on one that the scheduler doesn't have."""
+
+
+class DependencyCycle(FerruleError, ValueError):  # noqa: N818 - it says what is wrong without the word
+    """Tasks wait for one another in a circle."""

@@ -21,6 +21,7 @@ ROOMS: Final[Mapping[str, str]] = MappingProxyType(
         "pooling": "ferrule._compare.pooling",
         "validating": "ferrule._compare.validating",
         "patterns": "ferrule._compare.patterns",
+        "scheduling": "ferrule._compare.scheduling",
     },
 )
 """Room to the module whose `room()` describes it, in the order of reports."""

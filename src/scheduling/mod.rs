@@ -1,0 +1,7 @@
+//! Scheduling: a queue with standings, the future, and the crew of threads that works the queue off.
+
+#[cfg(feature = "python")]
+pub mod binding;
+#[cfg(feature = "python")]
+pub mod future;
+pub mod queue;
