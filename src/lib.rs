@@ -11,12 +11,15 @@ pub mod clock;
 pub mod errors;
 #[cfg(feature = "python")]
 pub mod guarding;
+pub mod iterating;
 #[cfg(feature = "python")]
 pub mod lifecycle;
 pub mod limiting;
 #[cfg(feature = "python")]
 pub mod probing;
 pub mod retrying;
+#[cfg(feature = "python")]
+pub mod stepping;
 pub mod timing;
 #[cfg(feature = "python")]
 pub mod waiting;
@@ -30,6 +33,12 @@ mod _core {
     use crate::callable::{Shell, Wrapper};
     #[pymodule_export]
     use crate::clock::binding::{ManualClock, coarse_ns, precise_ns, seconds_from};
+    #[pymodule_export]
+    use crate::iterating::binding::{
+        Batches, Fibonacci, Flattened, InOrder, MovingAverage, WeighedBatches, Windows, sort_plain,
+    };
+    #[pymodule_export]
+    use crate::iterating::lines::LineReader;
     #[pymodule_export]
     use crate::lifecycle::{after_fork_in_child, forks};
     #[pymodule_export]
@@ -54,6 +63,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         crate::callable::publish_all(module.py())?;
+        crate::iterating::binding::publish_all(module.py());
         crate::clock::calibrate();
         crate::lifecycle::install(module)
     }
