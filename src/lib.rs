@@ -16,6 +16,8 @@ pub mod iterating;
 pub mod lifecycle;
 pub mod limiting;
 #[cfg(feature = "python")]
+pub mod pipelines;
+#[cfg(feature = "python")]
 pub mod probing;
 pub mod retrying;
 #[cfg(feature = "python")]
@@ -44,6 +46,12 @@ mod _core {
     #[pymodule_export]
     use crate::limiting::binding::{Bucket, LimitedFunction, Limiter, Standing};
     #[pymodule_export]
+    use crate::pipelines::chain::Chain;
+    #[pymodule_export]
+    use crate::pipelines::expressions::Program;
+    #[pymodule_export]
+    use crate::pipelines::handing::{Handing, Worker};
+    #[pymodule_export]
     use crate::probing::{GuardedValues, Panicking, Passthrough};
     #[pymodule_export]
     use crate::retrying::binding::{
@@ -52,9 +60,7 @@ mod _core {
     #[pymodule_export]
     use crate::retrying::breaking::{BreakerFunction, CallPermit, Circuit};
     #[pymodule_export]
-    use crate::timing::binding::{
-        CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer,
-    };
+    use crate::timing::binding::{CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer};
     #[pymodule_export]
     use crate::waiting::Ready;
     #[pymodule_export]
@@ -64,6 +70,7 @@ mod _core {
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         crate::callable::publish_all(module.py())?;
         crate::iterating::binding::publish_all(module.py());
+        crate::pipelines::chain::publish_all(module.py());
         crate::clock::calibrate();
         crate::lifecycle::install(module)
     }

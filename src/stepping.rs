@@ -447,8 +447,7 @@ pub fn ascii_text<'py>(py: Python<'py>, text: &[u8]) -> PyResult<Bound<'py, PyAn
 /// A `str` decoded as UTF-8; `errors` as for `bytes.decode`, null-terminated.
 pub fn decoded<'py>(py: Python<'py>, text: &[u8], errors: &std::ffi::CStr) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: that many bytes, and a string that ends with a null.
-    let object =
-        unsafe { ffi::PyUnicode_DecodeUTF8(text.as_ptr().cast(), text.len().cast_signed(), errors.as_ptr()) };
+    let object = unsafe { ffi::PyUnicode_DecodeUTF8(text.as_ptr().cast(), text.len().cast_signed(), errors.as_ptr()) };
     // SAFETY: a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(py, object) }
 }

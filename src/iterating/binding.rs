@@ -160,7 +160,12 @@ pub struct WeighedBatches {
 impl WeighedBatches {
     #[new]
     #[pyo3(signature = (iterable, /, *, max_items, max_weight, weigher))]
-    fn new(iterable: &Bound<'_, PyAny>, max_items: usize, max_weight: f64, weigher: Option<Py<PyAny>>) -> PyResult<Self> {
+    fn new(
+        iterable: &Bound<'_, PyAny>,
+        max_items: usize,
+        max_weight: f64,
+        weigher: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
         let source = Source::new(iterable)?;
         Ok(Self {
             state: Claim::new(Weighing {
@@ -291,7 +296,6 @@ struct Sliding {
     window: VecDeque<Py<PyAny>>,
     /// How many items of the source stand between this window and the next.
     to_skip: usize,
-    begun: bool,
     ended: bool,
 }
 
@@ -308,16 +312,7 @@ impl Windows {
     fn new(iterable: &Bound<'_, PyAny>, n: usize, step: usize, fill: Option<(Py<PyAny>,)>) -> PyResult<Self> {
         let source = Source::new(iterable)?;
         let fill = fill.map(|(fill,)| fill);
-        let state = Sliding {
-            source,
-            n,
-            step,
-            fill,
-            window: VecDeque::new(),
-            to_skip: 0,
-            begun: false,
-            ended: false,
-        };
+        let state = Sliding { source, n, step, fill, window: VecDeque::new(), to_skip: 0, begun: false, ended: false };
         Ok(Self { state: Claim::new(state) })
     }
 
@@ -372,7 +367,7 @@ impl Sliding {
         }
         if self.ended {
             // A last window that is not full: only if there is something new in it, and something to fill it with.
-            let something_new = fresh > 0 || (!self.begun && self.to_skip == 0);
+            let something_new = fresh > 0;
             let Some(fill) = self.fill.as_ref().filter(|_| something_new) else {
                 let window = std::mem::take(&mut self.window);
                 guarding::release(py, window);
@@ -382,7 +377,6 @@ impl Sliding {
                 self.window.push_back(fill.clone_ref(py));
             }
         }
-        self.begun = true;
         let made = PyTuple::new(py, self.window.iter().map(|item| item.bind(py)))?;
         if overlap {
             guarding::release(py, self.window.drain(..self.step));
@@ -781,7 +775,8 @@ pub fn pool(py: Python<'_>) -> Option<Arc<rayon::ThreadPool>> {
         pool.as_ref().filter(|(made_in, _)| *made_in == generation).map(|(_, pool)| Arc::clone(pool))
     });
     known.or_else(|| {
-        let built = rayon::ThreadPoolBuilder::new().thread_name(|n| format!("ferrule-{n}")).build().ok().map(Arc::new)?;
+        let built =
+            rayon::ThreadPoolBuilder::new().thread_name(|n| format!("ferrule-{n}")).build().ok().map(Arc::new)?;
         let mine = Arc::clone(&built);
         let before = POOL.with(py, |pool, _| pool.replace((generation, built)));
         // The threads of a pool from before the fork are not there to be ended.

@@ -356,4 +356,3 @@ impl Stepping for LineReader {
         this.get().state.enter(py, WHAT)?.next(py)
     }
 }
-

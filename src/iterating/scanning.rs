@@ -364,16 +364,9 @@ fn count_lines(bytes: &[u8], ends: Ends) -> u64 {
 /// Takes the steps of a line from `first` on, as far as bytes can tell, and keeps it unless a step says no.
 #[expect(clippy::cast_possible_truncation, reason = "a block has less than 4 GiB, and few steps are taken")]
 #[inline]
-fn choose(
-    bytes: &[u8],
-    start: usize,
-    end: usize,
-    steps: &[Step],
-    first: usize,
-    valid: bool,
-    chosen: &mut Vec<Chosen>,
-) {
-    let keep = |start: usize, end: usize, taken: usize| Chosen { start: start as u32, end: end as u32, steps: taken as u32 };
+fn choose(bytes: &[u8], start: usize, end: usize, steps: &[Step], first: usize, valid: bool, chosen: &mut Vec<Chosen>) {
+    let keep =
+        |start: usize, end: usize, taken: usize| Chosen { start: start as u32, end: end as u32, steps: taken as u32 };
     if !valid && std::str::from_utf8(&bytes[start..end]).is_err() {
         // How its bytes are decoded decides what it contains.
         chosen.push(keep(start, end, 0));
@@ -514,7 +507,18 @@ mod tests {
     #[test]
     fn every_end_of_line_is_found_however_the_text_is_read() {
         let texts = [
-            "", "a", "a\n", "\n", "\n\n", "a\r\nb\rc\nd", "a\r", "\r\r\n\n", "x\0y\n\r", "\r\n\r\n", "a\r\n", "é\r\nü\r",
+            "",
+            "a",
+            "a\n",
+            "\n",
+            "\n\n",
+            "a\r\nb\rc\nd",
+            "a\r",
+            "\r\r\n\n",
+            "x\0y\n\r",
+            "\r\n\r\n",
+            "a\r\n",
+            "é\r\nü\r",
         ];
         for text in texts {
             for ends in [Ends::Universal, Ends::Lf, Ends::Cr, Ends::CrLf] {
