@@ -26,7 +26,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferrule import PerformanceMonitor, _core, count_calls, timed
+from ferrule import CircuitBreaker, PerformanceMonitor, _core, count_calls, rate_limited, retry, timed
 
 HAVE_VECTORCALL = 1 << 11
 METHOD_DESCRIPTOR = 1 << 17
@@ -37,6 +37,10 @@ NATIVE = [
     _core.Panicking,
     _core.TimedFunction,
     _core.CountedFunction,
+    _core.RetryingFunction,
+    _core.RetryingMethod,
+    _core.BreakerFunction,
+    _core.LimitedFunction,
 ]
 
 
@@ -64,6 +68,9 @@ WRAPS = {
     "timed": measured,
     "timed with a sink": overheard,
     "counted": count_calls,
+    "retried": retry(on=BufferError, delay=0),
+    "guarded": CircuitBreaker(on=BufferError),
+    "limited": rate_limited(1e9, burst=1_000_000),
     "stacked": stacked,
 }
 DECORATORS = {name: WRAPS[name] for name in ("timed", "timed with a sink", "counted")}
@@ -274,7 +281,10 @@ class TestBinding:
         assert it.method == it.method
         assert it.method != Base().method
         assert it.method.__self__ is it
-        assert it.method.__func__ is Base.method is vars(Base)["method"]
+        assert Base.method is vars(Base)["method"]
+        # A method that is retried knows its instance: it has a function of its own, which is as good.
+        assert it.method.__func__ is Base.method or type(it.method.__func__) is _core.RetryingMethod
+        assert it.method.__func__(it, 1) == (it, 1, 2, (), None)
         assert (it.method.__name__, it.method.__doc__) == ("method", "Do it.")
         with pytest.raises(TypeError, match="missing 1 required positional argument: 'a'"):
             it.method()
@@ -693,7 +703,7 @@ class TestErrors:
 
 RECURSION = """
 import sys, threading
-from ferrule import PerformanceMonitor, _core, count_calls
+from ferrule import CircuitBreaker, PerformanceMonitor, _core, count_calls, rate_limited, retry
 
 name, where = sys.argv[1:]
 timed = PerformanceMonitor().timed
@@ -703,6 +713,9 @@ wrap = {
     "timed": timed,
     "timed with a sink": timed(sink=lambda *_: None),
     "counted": count_calls,
+    "retried": retry(on=BufferError, delay=0),
+    "guarded": CircuitBreaker(on=BufferError),
+    "limited": rate_limited(1e9, burst=1_000_000),
     "shell": lambda function: _core.Shell(function, function),
     "stacked": lambda function: timed(count_calls(_core.Passthrough(function))),
 }[name]

@@ -12,7 +12,7 @@ import pytest
 
 import ferrule
 
-ROOMS = ["testing", "timing"]
+ROOMS = ["limiting", "retrying", "testing", "timing"]
 
 
 def names_of_the_stub():

@@ -386,4 +386,4 @@ class TestTheFixture:
 
 
 def test_the_module_says_what_it_has():
-    assert set(ferrule.testing.__all__) == {"ManualClock", "manual_clock"}
+    assert set(ferrule.testing.__all__) == {"ManualClock", "manual_clock", "no_sleep"}

@@ -1,12 +1,14 @@
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from types import GenericAlias, MethodType, TracebackType
-from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar, final, overload
+from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, TypeVar, final, overload
 
 from typing_extensions import disjoint_base
 
 from ferrule.caching import CacheInfo, CacheStats
+from ferrule.limiting import Decision, RateLimiter
+from ferrule.retrying import Attempt, Retry, RetryStats
 from ferrule.timing import PerformanceMonitor, TimingStats
 
 _K = TypeVar("_K")
@@ -103,6 +105,54 @@ class LineReader:
     def close(self) -> None: ...
 
 def sort_plain(items: list[Any], keys: list[Any], strategy: str, reverse: bool, /) -> list[Any] | None: ...
+
+@final
+class Program:
+    def __new__(cls, tree: tuple[Any, ...], /) -> Self: ...
+    def __call__(self, item: Any, /) -> Any: ...
+
+@final
+class Chain:
+    def __new__(
+        cls,
+        source: Iterable[Any],
+        stages: Sequence[tuple[str, str, str, tuple[Any, ...]]],
+        collect: Callable[[Any], None],
+        /,
+    ) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def pulled(self) -> int: ...
+    def state(self) -> list[Any]: ...
+    def restore(self, kept: Sequence[Any], /) -> None: ...
+    def close(self) -> None: ...
+
+@final
+class Handing:
+    def __new__(
+        cls,
+        source: Iterable[Any],
+        function: Callable[[Any], Any],
+        /,
+        *,
+        most: int,
+        chunk: int | None,
+        ordered: bool,
+        name: str,
+        on_error: str,
+        collect: Callable[[Any], None],
+        first: int,
+    ) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def worker(self) -> Worker: ...
+    def alive(self) -> int: ...
+    def state(self) -> tuple[int, list[Any]]: ...
+    def close(self) -> None: ...
+
+@final
+class Worker:
+    def __call__(self) -> None: ...
 
 @final
 class Passthrough(Wrapper):
@@ -338,6 +388,174 @@ class Journey:
     def arrive(self) -> tuple[bool, Any]: ...
 
 @final
+class Plan:
+    def __new__(
+        cls,
+        *,
+        on: tuple[type[BaseException], ...],
+        retry_if: Callable[[Any], object] | None,
+        max_attempts: int | None,
+        delay: float,
+        delay_by: Callable[[int, Any], object] | None,
+        backoff: float,
+        max_delay: float,
+        jitter: str | None,
+        timeout: float | None,
+        retry_result: Callable[[Any], object] | None,
+        budget: RetryBudget | None,
+        stop_event: Any,
+        on_retry: Callable[[Attempt], object] | None,
+        on_give_up: Callable[[Attempt], object] | None,
+    ) -> Self: ...
+    def next_delay(
+        self, number: int, error: BaseException | None = None, previous: float | None = None, /
+    ) -> float: ...
+
+@disjoint_base
+class RetryBudget:
+    def __new__(cls, *, ratio: float, min_per_second: float) -> Self: ...
+    @property
+    def ratio(self) -> float: ...
+    @property
+    def min_per_second(self) -> float: ...
+    @property
+    def balance(self) -> float: ...
+
+@final
+class RetryTally:
+    def __new__(cls) -> Self: ...
+    def counts(self) -> tuple[int, int, int, int, int, float]: ...
+
+@final
+class RetryingFunction(Wrapper):
+    def __new__(
+        cls,
+        function: Callable[..., Any],
+        policy: Retry,
+        plan: Plan,
+        tally: RetryTally,
+        shell: Callable[..., Any] | None = None,
+        /,
+    ) -> Self: ...
+    def retry_stats(self) -> RetryStats: ...
+    def with_policy(self, policy: Retry | None = None, /, **changes: Any) -> Any: ...
+
+@final
+class RetryingMethod(Wrapper):
+    def with_policy(self, policy: Retry | None = None, /, **changes: Any) -> Any: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Retrier:
+    def __new__(cls, plan: Plan, tally: RetryTally, function: Callable[..., Any] | None = None, /) -> Self: ...
+    def begin(self) -> int: ...
+    def trouble(self, begun: int, /) -> RetryCourse: ...
+    def course(self) -> RetryCourse: ...
+
+@final
+class RetryCourse:
+    @property
+    def number(self) -> int: ...
+    @property
+    def elapsed(self) -> float: ...
+    def failed(self, error: BaseException, /) -> float | None: ...
+    def returned(self, value: Any, /) -> float | None: ...
+    def pause(self, delay: float, /) -> None: ...
+    def skip(self, delay: float, /) -> bool: ...
+    def slept(self, seconds: float, /) -> None: ...
+    def interrupted(self) -> None: ...
+    def goes_on(self, error: BaseException | None, value: Any, /) -> bool: ...
+
+@disjoint_base
+class Circuit:
+    def __new__(
+        cls,
+        *,
+        failure_threshold: int,
+        window: float,
+        recovery_timeout: float,
+        half_open_calls: int,
+        on: tuple[type[BaseException], ...],
+    ) -> Self: ...
+    @property
+    def state(self) -> Literal["closed", "open", "half-open"]: ...
+    def reset(self) -> None: ...
+    def permit(self) -> CallPermit: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+    def __aenter__(self) -> Awaitable[Self]: ...
+    def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> Awaitable[None]: ...
+
+@final
+class CallPermit:
+    def succeeded(self) -> None: ...
+    def failed(self, error: BaseException, /) -> None: ...
+
+@final
+class BreakerFunction(Wrapper):
+    def __new__(cls, function: Callable[..., Any], circuit: Circuit, /) -> Self: ...
+
+@final
+class Bucket: ...
+
+@disjoint_base
+class Limiter:
+    def __new__(cls, *, interval: float, burst: int, max_keys: int) -> Self: ...
+    @staticmethod
+    def countable(interval: float, burst: int, /) -> bool: ...
+    def try_acquire(self, key: Hashable = None, n: int = 1) -> bool: ...
+    def check(self, key: Hashable = None, n: int = 1) -> Decision: ...
+    def acquire(self, key: Hashable = None, n: int = 1, timeout: float | timedelta | None = None) -> None: ...
+    def stand(
+        self, event_loop: AbstractEventLoop, key: Hashable, n: int, timeout: float | timedelta | None, /
+    ) -> Standing | None: ...
+    @property
+    def burst(self) -> int: ...
+    @property
+    def max_keys(self) -> int: ...
+    def counts(self) -> tuple[int, int, int]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
+@final
+class Standing:
+    @property
+    def future(self) -> Future[None] | None: ...
+    def step(self) -> bool: ...
+    def leave(self) -> None: ...
+
+@final
+class LimitedFunction(Wrapper):
+    def __new__(
+        cls,
+        function: Callable[..., Any],
+        limiter: RateLimiter,
+        key: Callable[..., Hashable] | None,
+        wait: bool,
+        timeout: float | None,
+        /,
+    ) -> Self: ...
+
+@final
 class Ready:
     def __await__(self) -> Generator[Any, Any, Any]: ...
     def __iter__(self) -> Iterator[Any]: ...
@@ -376,30 +594,57 @@ def forks() -> int: ...
 def _after_fork_in_child() -> None: ...
 
 __all__ = [
+    "Batches",
+    "BreakerFunction",
+    "Bucket",
     "Cache",
     "CachedFunction",
+    "CallPermit",
+    "Chain",
+    "Circuit",
     "CoroutineCaching",
     "CountedFunction",
+    "Fibonacci",
+    "Flattened",
     "GuardedValues",
+    "Handing",
+    "InOrder",
     "Journey",
     "Keys",
+    "LimitedFunction",
+    "Limiter",
     "Line",
+    "LineReader",
     "ManualClock",
+    "MovingAverage",
     "Panicking",
     "Passthrough",
     "Place",
+    "Plan",
+    "Program",
     "Ready",
     "Recorder",
     "Recorders",
     "Resumptions",
+    "Retrier",
+    "RetryBudget",
+    "RetryCourse",
+    "RetryTally",
+    "RetryingFunction",
+    "RetryingMethod",
     "Shell",
+    "Standing",
     "Stopwatch",
     "TimedFunction",
     "Timer",
+    "WeighedBatches",
+    "Windows",
+    "Worker",
     "Wrapper",
     "_after_fork_in_child",
     "coarse_ns",
     "forks",
     "precise_ns",
     "seconds_from",
+    "sort_plain",
 ]

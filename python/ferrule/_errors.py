@@ -32,7 +32,7 @@ def _restore(args: tuple[str, ...], name: str, extra: str) -> MissingExtra:
     return error
 
 
-class _RetryAfter(FerruleError):
+class _RetryAfter(FerruleError):  # noqa: N818 - it says what is wrong without the word
     """Says how many seconds to wait before another try makes sense."""
 
     _text = "try again in"
@@ -45,7 +45,7 @@ class _RetryAfter(FerruleError):
         return f"{self._text} {self.retry_after:.3g} s"
 
 
-class CircuitOpen(_RetryAfter):  # noqa: N818 - it says what is wrong without the word
+class CircuitOpen(_RetryAfter):
     """A circuit breaker is open, and the call has not been made.
 
     Args:
@@ -55,7 +55,7 @@ class CircuitOpen(_RetryAfter):  # noqa: N818 - it says what is wrong without th
     _text = "the circuit is open; it may be tried again in"
 
 
-class RateLimited(_RetryAfter):  # noqa: N818 - it says what is wrong without the word
+class RateLimited(_RetryAfter):
     """A rate limit is used up, and the call has not been made.
 
     Args:

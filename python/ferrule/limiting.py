@@ -1,14 +1,14 @@
 """So many in so much time, or so many at once: for functions, blocks, threads and event loops alike.
 
-`RateLimiter` is the limit, `rate_limited` puts one on a function, and `gather_bounded` awaits many coroutines, a few at a
-time.
+`RateLimiter` is the limit, `rate_limited` puts one on a function, and `gather_bounded` awaits many coroutines, a few at
+a time.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import AsyncIterable, Collection
+from collections.abc import AsyncIterable, AsyncIterator, Collection
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast, overload
 
 from ferrule import _core
@@ -17,7 +17,15 @@ from ferrule._kinds import first_step, is_method_object, kind_of
 
 if TYPE_CHECKING:
     from asyncio import Task
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Hashable, Iterable, Iterator
+    from collections.abc import (
+        AsyncGenerator,
+        Awaitable,
+        Callable,
+        Generator,
+        Hashable,
+        Iterable,
+        Iterator,
+    )
     from datetime import timedelta
     from typing import Protocol, Self
 
@@ -41,6 +49,7 @@ T = TypeVar("T")
 
 _NANOSECONDS: Final = 1e9
 _MANY: Final = 2**63
+_MAX_KEYS: Final = 1_000_000
 
 
 class Decision(NamedTuple):
@@ -60,8 +69,8 @@ class Decision(NamedTuple):
 class LimiterStats(NamedTuple):
     """How a limiter stands.
 
-    `keys` are the keys known, `max_keys` at most; `forgotten` counts the keys that had to be forgotten before their buckets
-    were full again, because the table was; `waiting` are the threads and tasks that wait without a key.
+    `keys` are the keys known, `max_keys` at most; `forgotten` counts the keys that had to be forgotten before their
+    buckets were full again, because the table was; `waiting` are the threads and tasks that wait without a key.
     """
 
     keys: int
@@ -91,18 +100,19 @@ class RateLimiter(_core.Limiter):
     >>> limit.try_acquire("alice"), limit.check("bob").remaining
     (True, 2)
 
-    It is a token bucket of `burst` tokens, of which `rate` come back every `per` seconds, one after the other and not in a
-    heap; it starts full. One object serves any number of threads and event loops. Those who wait are served first come,
-    first served, without polling: one timer runs, for the first in line. While somebody waits for a bucket, nobody who comes
-    later takes from it. With a `key` (anything hashable) each key has a bucket of its own.
+    It is a token bucket of `burst` tokens, of which `rate` come back every `per` seconds, one after the other and not
+    in a heap; it starts full. One object serves any number of threads and event loops. Those who wait are served first
+    come, first served, without polling: one timer runs, for the first in line. While somebody waits for a bucket,
+    nobody who comes later takes from it. With a `key` (anything hashable) each key has a bucket of its own.
 
     Args:
         rate: How many are let through every `per` seconds; need not be whole.
         per: Seconds, or a `timedelta`.
-        burst: How many may come at once after a pause, 1 or more. With 1 they come evenly, at `per / rate` seconds one after
-            the other at least, and a wait that ends late is lost; a hundredth of the rate makes up for that.
-        max_keys: How many keys are known at most, 1 or more. Keys whose buckets are full again are forgotten in passing; a
-            table that is full of others forgets the key that is nearest to it, and `stats().forgotten` counts that.
+        burst: How many may come at once after a pause, 1 or more. With 1 they come evenly, at `per / rate` seconds one
+            after the other at least, and a wait that ends late is lost; a hundredth of the rate makes up for that.
+        max_keys: How many keys are known at most, 1 or more. Keys whose buckets are full again are forgotten in
+            passing; a table that is full of others forgets the key that is nearest to it, and `stats().forgotten`
+            counts that.
 
     Raises:
         TypeError, ValueError: If an argument is not what it may be.
@@ -113,9 +123,7 @@ class RateLimiter(_core.Limiter):
     rate: float
     per: float
 
-    def __new__(
-        cls, rate: float, *, per: float | timedelta = 1.0, burst: int = 1, max_keys: int = 1_000_000
-    ) -> Self:
+    def __new__(cls, rate: float, *, per: float | timedelta = 1.0, burst: int = 1, max_keys: int = 1_000_000) -> Self:
         """Make a limiter whose buckets are full."""
         if isinstance(rate, bool) or not isinstance(rate, (int, float)):
             raise TypeError(f"rate must be a number, not {_shown(rate)}")
@@ -129,8 +137,8 @@ class RateLimiter(_core.Limiter):
         interval = seconds / rate * _NANOSECONDS
         if not _core.Limiter.countable(interval, burst):
             raise ValueError(
-                f"rate, per and burst must give at most 16 a nanosecond, and a bucket that fills within nine years, got "
-                f"rate={rate!r}, per={per!r}, burst={burst!r}"
+                "rate, per and burst must give at most 16 a nanosecond, and a bucket that fills within nine years, "
+                f"got rate={rate!r}, per={per!r}, burst={burst!r}"
             )
         limiter = super().__new__(cls, interval=interval, burst=burst, max_keys=max_keys)
         vars(limiter).update(rate=rate, per=seconds)
@@ -192,7 +200,9 @@ class RateLimiter(_core.Limiter):
         return LimiterStats(*self.counts())
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.rate!r}, per={self.per!r}, burst={self.burst!r}, max_keys={self.max_keys!r})"
+        return (
+            f"{type(self).__name__}({self.rate!r}, per={self.per!r}, burst={self.burst!r}, max_keys={self.max_keys!r})"
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         # In another process it is another limiter, and its buckets are full.
@@ -274,7 +284,7 @@ def rate_limited(
         TypeError, ValueError: If an argument is not what it may be.
     """
     if isinstance(rate, RateLimiter):
-        if per != 1.0 or burst != 1 or max_keys != 1_000_000:
+        if per != 1.0 or burst != 1 or max_keys != _MAX_KEYS:
             raise TypeError("per, burst and max_keys are the RateLimiter's own, where one is given")
         limiter = rate
     elif callable(rate):
@@ -300,7 +310,7 @@ def _limited(
     function: Any,
     limiter: RateLimiter,
     key: Callable[..., Hashable] | None,
-    wait: bool,  # noqa: FBT001
+    wait: bool,  # noqa: FBT001 - the face takes it by name
     timeout: float | None,
 ) -> Any:
     if is_method_object(function):
@@ -327,7 +337,11 @@ class _Entrance:
     """Where a call of a coroutine function or a generator function waits."""
 
     def __init__(
-        self, limiter: RateLimiter, key: Callable[..., Hashable] | None, wait: bool, timeout: float | None  # noqa: FBT001
+        self,
+        limiter: RateLimiter,
+        key: Callable[..., Hashable] | None,
+        wait: bool,  # noqa: FBT001 - the face takes it by name
+        timeout: float | None,
     ) -> None:
         self._limiter = limiter
         self._key = key
@@ -383,7 +397,7 @@ def _async_generator_function(function: Callable[..., Any], entrance: _Entrance)
                 except GeneratorExit:
                     await generator.aclose()
                     raise
-                except BaseException as error:  # noqa: BLE001 - whatever is thrown in is the generator's business
+                except BaseException as error:  # noqa: BLE001 - whatever comes is the generator's business
                     step = generator.athrow(error)
                 else:
                     step = generator.asend(sent)
@@ -422,14 +436,14 @@ async def gather_bounded(
     >>> asyncio.run(gather_bounded((square(x) for x in range(5)), limit=2))
     [0, 1, 4, 9, 16]
 
-    The coroutines are drawn one by one, each when there is room for it: of a generator's, at most `limit` exist at a time,
-    be they ever so many. Each runs in a task of its own.
+    The coroutines are drawn one by one, each when there is room for it: of a generator's, at most `limit` exist at a
+    time, be they ever so many. Each runs in a task of its own.
 
     Args:
         coroutines: Coroutines or other awaitables: an iterable of them, which may be an asynchronous one.
         limit: How many run at a time, 1 or more.
-        return_exceptions: Whether exceptions are collected among the results, as `asyncio.gather` does it; otherwise the first
-            one ends it.
+        return_exceptions: Whether exceptions are collected among the results, as `asyncio.gather` does it; otherwise
+            the first one ends it.
 
     Returns:
         A list of the results, in the order of the coroutines.
@@ -463,7 +477,7 @@ async def gather_bounded(
 class _Gathering:
     """What `gather_bounded` has under way."""
 
-    def __init__(self, limit: int, return_exceptions: bool) -> None:  # noqa: FBT001
+    def __init__(self, limit: int, return_exceptions: bool) -> None:  # noqa: FBT001 - the face takes it by name
         from asyncio import get_running_loop
 
         self._event_loop = get_running_loop()
@@ -476,11 +490,10 @@ class _Gathering:
         self._error: BaseException | None = None
 
     async def run(self, drawn: AsyncIterator[Awaitable[Any]] | Iterator[Awaitable[Any]]) -> list[Any]:
-        asynchronous = isinstance(drawn, AsyncIterable)
         while True:
             await self._until(self._limit - 1)
             try:
-                awaitable = await anext(drawn) if asynchronous else next(cast("Iterator[Awaitable[Any]]", drawn))
+                awaitable = await anext(drawn) if isinstance(drawn, AsyncIterator) else next(drawn)
             except (StopIteration, StopAsyncIteration):
                 break
             self._start(awaitable)
@@ -505,7 +518,7 @@ class _Gathering:
 
         place = len(self._results)
         self._results.append(None)
-        task = cast("Task[Any]", ensure_future(awaitable))
+        task: Task[Any] = ensure_future(awaitable)
         self._running[task] = place
         task.add_done_callback(self._ended)
 
@@ -536,7 +549,7 @@ class _Gathering:
         await gather(*running, return_exceptions=True)
 
 
-async def _close(drawn: Any, ready_made: bool) -> None:  # noqa: FBT001
+async def _close(drawn: Any, ready_made: bool) -> None:  # noqa: FBT001 - the face takes it by name
     """Close an iterator that need not have come to its end, and the coroutines that a list of them still holds."""
     if ready_made:
         for awaitable in drawn:

@@ -4,6 +4,9 @@
 `CircuitBreaker` keeps them from calling it at all for a while.
 """
 
+# pyright: reportPrivateUsage=false
+# The classes of this room know one another.
+
 from __future__ import annotations
 
 import functools
@@ -66,15 +69,15 @@ _MANY: Final = 2**63
 _VARIABLE_ARGUMENTS: Final = 0x04
 
 # Where a test wants no sleep, the list that takes down the waits instead; see `ferrule.testing.no_sleep`.
-_SKIPPED: ContextVar[list[float] | None] = ContextVar("ferrule_skipped_sleeps", default=None)
+SKIPPED: ContextVar[list[float] | None] = ContextVar("ferrule_skipped_sleeps", default=None)
 
 
 class Attempt(NamedTuple):
     """An attempt that has ended, as hooks are told of it.
 
     `function` is what was called, `None` for a block; `number` counts from 1; `error` is what was raised, and `None`
-    where it was the result, `value`, that was refused; `delay` is the wait that follows in seconds, and `None` where the
-    call is given up; `elapsed` are the seconds since the call began.
+    where it was the result, `value`, that was refused; `delay` is the wait that follows in seconds, and `None` where
+    the call is given up; `elapsed` are the seconds since the call began.
     """
 
     function: Callable[..., Any] | None
@@ -90,9 +93,9 @@ class RetryStats(NamedTuple):
 
     `calls` are those whose first attempt has ended, `attempts` all that have, `retries` those that were not the first.
     `successes` are the calls that returned a value that was taken, `give_ups` those that ran out of attempts, time or
-    budget or were stopped, `passed` those that something else ended: an exception that the policy doesn't name, Ctrl-C, a
-    cancellation. `slept` are the seconds of all waits together. A coroutine function's call that is under way counts as a
-    success until it fails.
+    budget or were stopped, `passed` those that something else ended: an exception that the policy doesn't name, Ctrl-C,
+    a cancellation. `slept` are the seconds of all waits together. A coroutine function's call that is under way counts
+    as a success until it fails.
     """
 
     calls: int
@@ -104,7 +107,7 @@ class RetryStats(NamedTuple):
     slept: float
 
 
-def _stats_of(tally: _core.RetryTally) -> RetryStats:
+def stats_of(tally: _core.RetryTally) -> RetryStats:
     calls, attempts, successes, give_ups, passed, slept = tally.counts()
     return RetryStats(calls, attempts, attempts - calls, successes, give_ups, passed, slept)
 
@@ -116,11 +119,13 @@ def _shown(value: object) -> str:
     return f"{type(value).__name__}: {value!r}"
 
 
-def _exception_types(name: str, value: object) -> tuple[type[BaseException], ...]:
-    types = value if isinstance(value, tuple) else (value,)
+def _exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:
+    types: tuple[Any, ...] = (value,)
+    if isinstance(value, tuple):
+        types = cast("tuple[Any, ...]", value)  # type: ignore[redundant-cast] # not to pyright
     for each in types:
         if not (isinstance(each, type) and issubclass(each, BaseException)):
-            hint = "; a predicate goes to retry_if" if callable(each) and not isinstance(each, type) else ""
+            hint = "" if isinstance(each, type) or not callable(each) else "; a predicate goes to retry_if"
             raise TypeError(f"{name} must be an exception class or a tuple of them, not {_shown(each)}{hint}")
     if not types:
         raise ValueError(f"{name} must name an exception class at least, got ()")
@@ -135,26 +140,27 @@ def _positive_integer(name: str, value: object, hint: str = "") -> int:
     return value
 
 
-def _hook(name: str, value: object, arguments: str) -> None:
+def _hook(name: str, value: Any, arguments: str) -> None:
     """Check a callable that is to be called with so many arguments, as far as that can be seen beforehand."""
     if value is None:
         return
     number = arguments.count(",") + 1
+    given = value
     if not callable(value):
         raise TypeError(f"{name} must be callable with {arguments}, not {_shown(value)}")
     if isinstance(value, type) and issubclass(value, BaseException):
         # Called, it would make an exception, and every exception is true.
         raise TypeError(f"{name} must be callable with {arguments}, not an exception class: {value!r}; that goes to on")
-    kind = kind_of(value)
+    kind = kind_of(given)
     if kind != "function":
         # Called, it would give a coroutine or a generator, which is true, and which nobody runs.
         raise TypeError(f"{name} must be a plain function with {arguments}, not a {kind}: {value!r}")
-    function = value.__func__ if isinstance(value, MethodType) else value
+    function: Any = given.__func__ if isinstance(given, MethodType) else given
     if not isinstance(function, FunctionType):
         # Whoever isn't a Python function knows alone what it takes.
         return
     code = function.__code__
-    most = code.co_argcount - (function is not value)
+    most = code.co_argcount - (function is not given)
     least = most - len(function.__defaults__ or ())
     takes_more = code.co_flags & _VARIABLE_ARGUMENTS
     keywords = code.co_kwonlyargcount - len(function.__kwdefaults__ or ())
@@ -162,16 +168,25 @@ def _hook(name: str, value: object, arguments: str) -> None:
         raise TypeError(f"{name} must be callable with {arguments}, and {value!r} takes other arguments")
 
 
-def _seconds_said(said: object) -> float:
+def seconds_said(said: Any) -> float:
     """Read what a `delay` callable returned: seconds, a `timedelta` or the moment itself; the past is no delay."""
+    seconds: float
     if isinstance(said, (int, float)) and not isinstance(said, bool):
-        seconds = float(said) if abs(said) < math.inf else math.copysign(math.inf, said)
-    elif (datetime := sys.modules.get("datetime")) is not None and isinstance(said, datetime.timedelta):
-        seconds = said.total_seconds()
-    elif datetime is not None and isinstance(said, datetime.datetime):
-        seconds = (said - datetime.datetime.now(said.tzinfo)).total_seconds()
+        try:
+            seconds = float(said)
+        except OverflowError:
+            # An integer beyond the floats: a very long time, in whichever direction.
+            seconds = math.inf if said > 0 else 0.0
     else:
-        raise TypeError(f"delay must return seconds, a timedelta or a datetime, not {_shown(said)}")
+        # Loaded already by those who return its moments.
+        from datetime import datetime, timedelta
+
+        if isinstance(said, timedelta):
+            seconds = said.total_seconds()
+        elif isinstance(said, datetime):
+            seconds = (said - datetime.now(said.tzinfo)).total_seconds()
+        else:
+            raise TypeError(f"delay must return seconds, a timedelta or a datetime, not {_shown(said)}")
     if math.isnan(seconds):
         raise ValueError("delay must return a number of seconds, got nan")
     return max(0.0, seconds)
@@ -202,8 +217,8 @@ class RetryBudget(_core.RetryBudget):
     ... def fetch(url): ...
 
     Every call of every function that shares the budget pays in `ratio`, and every retry takes out 1; what was paid in
-    counts for ten seconds, and so does what was taken out. Beside that there are `min_per_second` retries a second, to be
-    had even where calls are few. A call whose retry the budget refuses is given up at once.
+    counts for ten seconds, and so does what was taken out. Beside that there are `min_per_second` retries a second, to
+    be had even where calls are few. A call whose retry the budget refuses is given up at once.
 
     Args:
         ratio: Retries for each call, 0 or more: 0.1 lets one in ten calls be retried.
@@ -215,7 +230,9 @@ class RetryBudget(_core.RetryBudget):
 
     def __new__(cls, *, ratio: float = 0.1, min_per_second: float = 10.0) -> Self:
         """Make a budget."""
-        return super().__new__(cls, ratio=_number("ratio", ratio), min_per_second=_number("min_per_second", min_per_second))
+        return super().__new__(
+            cls, ratio=_number("ratio", ratio), min_per_second=_number("min_per_second", min_per_second)
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(ratio={self.ratio!r}, min_per_second={self.min_per_second!r})"
@@ -240,16 +257,20 @@ def _logger() -> Logger:
     return logging.getLogger("ferrule.retrying")
 
 
-def _somebody_listens() -> bool:
+def somebody_listens() -> bool:
     """Tell whether a warning would reach a handler: one that takes it, not one that is there to take nothing."""
     # Who has not imported logging hears nothing, and importing it takes longer than all of ferrule.
     logging = sys.modules.get("logging")
-    if logging is None or not _logger().isEnabledFor(logging.WARNING):
+    if logging is None:
         return False
-    logger: Logger | None = _logger()
+    ours = _logger()
+    if not ours.isEnabledFor(logging.WARNING):
+        return False
+    logger: Logger | None = ours
     while logger is not None:
-        if any(type(handler) is not logging.NullHandler for handler in logger.handlers):
-            return True
+        for handler in logger.handlers:
+            if type(handler) is not logging.NullHandler:
+                return True
         logger = logger.parent if logger.propagate else None
     return False
 
@@ -261,8 +282,9 @@ def _name_of(function: object) -> str:
     return name if isinstance(name, str) else type(function).__qualname__
 
 
-def _log_retry(attempt: Attempt, max_attempts: int | None) -> None:
+def log_retry(attempt: Attempt, max_attempts: int | None) -> None:
     name = "a block" if attempt.function is None else _name_of(attempt.function)
+    # A handler may keep the record: it must keep neither the exception nor the value.
     what = f"raised {attempt.error!r}" if attempt.error is not None else f"returned {attempt.value!r}"
     most = "" if max_attempts is None else f" of {max_attempts}"
     fields = {
@@ -270,13 +292,13 @@ def _log_retry(attempt: Attempt, max_attempts: int | None) -> None:
         "attempt": attempt.number,
         "delay": attempt.delay,
         "seconds": attempt.elapsed,
-        "error": attempt.error,
+        "error": None if attempt.error is None else type(attempt.error).__qualname__,
     }
     text = "%s %s in attempt %d%s; the next follows in %.3g s"
     _logger().warning(text, name, what, attempt.number, most, attempt.delay, extra=fields)
 
 
-def _annotate(error: BaseException, facts: tuple[object, int, float, str]) -> None:
+def annotate(error: BaseException, facts: tuple[object, int, float, str]) -> None:
     """Note on an exception how often and how long it was tried. One that is raised again and again has one note."""
     function, number, elapsed, why = facts
     begin = "gave up after " if function is None else f"gave up on {_name_of(function)} after "
@@ -301,7 +323,7 @@ def _is_asynchronous(event: Any) -> bool:
     return kind_of(event.wait) == "coroutine function"
 
 
-def _watch(event: Any, delay: float) -> None:
+def watch(event: Any, delay: float) -> None:
     """Wait on this thread until the time is over or the event is set, by ferrule's clock."""
     deadline = _core.precise_ns() + int(min(delay * 1e9, _MANY))
     wait = _core.Line().get if _is_asynchronous(event) else None
@@ -447,7 +469,7 @@ class Retry:
     restart: bool
     _plan: _core.Plan
 
-    def __init__(
+    def __init__(  # noqa: C901 - a check for each parameter
         self,
         *,
         on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
@@ -551,8 +573,8 @@ class Retry:
         Args:
             number: The attempt's number, from 1.
             error: Its exception; a `delay` function is given it.
-            previous: The seconds that were waited before it; decorrelated jitter goes by them, and without them as after
-                a first attempt.
+            previous: The seconds that were waited before it; decorrelated jitter goes by them, and without them as
+                after a first attempt.
 
         Returns:
             Seconds, 0 or more, drawn anew each time where there is jitter.
@@ -615,9 +637,7 @@ class Retry:
         course = _core.Retrier(self._plan, _core.RetryTally(), function).course()
         return cast("R", _again(course, None, None, function, args, kwargs))
 
-    async def call_async(
-        self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+    async def call_async(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a coroutine function once, under this policy, as `call` does.
 
         Args:
@@ -708,7 +728,7 @@ _GENERATORS: Final = ("generator function", "async generator function")
 # -- functions of every kind ------------------------------------------------------------------------------------------
 
 
-def _again(
+def _again(  # noqa: PLR0917 - one call's whole state
     course: _core.RetryCourse,
     failure: BaseException | None,
     delay: float | None,
@@ -750,7 +770,7 @@ def _wait_for_next(course: _core.RetryCourse, delay: float) -> None:
         raise
 
 
-async def _again_async(
+async def _again_async(  # noqa: PLR0917 - one call's whole state
     policy: Retry,
     course: _core.RetryCourse,
     failure: BaseException | None,
@@ -852,7 +872,7 @@ def _generator_function(function: Callable[..., Any], policy: Retry, retrier: _c
         course = retrier.course()
         while True:
             try:
-                value = yield from function(*args, **kwargs)
+                value = cast("Any", (yield from function(*args, **kwargs)))
             except BaseException as error:
                 delay = course.failed(error)
                 if delay is None:
@@ -860,7 +880,7 @@ def _generator_function(function: Callable[..., Any], policy: Retry, retrier: _c
                 failure: BaseException | None = error
             else:
                 course.returned(value)
-                return cast("Any", value)
+                return value
             try:
                 _wait_for_next(course, delay)
                 if failure is not None and not course.goes_on(failure, None):
@@ -871,12 +891,14 @@ def _generator_function(function: Callable[..., Any], policy: Retry, retrier: _c
     return shell
 
 
-def _async_generator_function(
+def _async_generator_function(  # noqa: C901 - all of the protocol of async generators
     function: Callable[..., Any], policy: Retry, retrier: _core.Retrier
 ) -> Callable[..., Any]:
     @functools.wraps(function)
     async def shell(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         course = retrier.course()
+        failure: BaseException | None = None
+        delay: float | None = None
         while True:
             generator = function(*args, **kwargs)
             try:
@@ -889,7 +911,7 @@ def _async_generator_function(
                     except GeneratorExit:
                         await generator.aclose()
                         raise
-                    except BaseException as error:  # noqa: BLE001 - whatever is thrown in is the generator's business
+                    except BaseException as error:  # noqa: BLE001 - whatever comes is the generator's business
                         step = generator.athrow(error)
                     else:
                         step = generator.asend(sent)
@@ -900,9 +922,9 @@ def _async_generator_function(
                 delay = course.failed(error)
                 if delay is None:
                     raise
-                failure: BaseException | None = error
+                failure = error
             try:
-                await _pause(policy, course, delay)
+                await _pause(policy, course, delay or 0.0)
                 if failure is not None and not course.goes_on(failure, None):
                     raise failure
             finally:
@@ -945,7 +967,7 @@ def _decorated(function: Any, policy: Retry, tally: _core.RetryTally | None = No
     return _core.RetryingFunction(function, policy, plan, tally, shell)
 
 
-def _with_policy(
+def with_policy(
     function: Any, policy: Retry, tally: _core.RetryTally, other: object, changes: dict[str, Any] | None
 ) -> Any:
     if other is not None:
@@ -956,7 +978,7 @@ def _with_policy(
 
 
 class Retried(Protocol[P, R_co]):
-    """What `retry` makes of a function: the same function to its callers, its statistics, and itself with another policy."""
+    """What `retry` makes of a function: the same function to its callers, with statistics and with other policies."""
 
     __name__: str
     __qualname__: str
@@ -1012,7 +1034,7 @@ class _Decorator(Protocol):
 
 
 @overload
-def retry(policy: Retry, /) -> Retry: ...
+def retry(policy: Retry, /) -> Retry: ...  # type: ignore[overload-overlap]
 @overload
 def retry(function: Callable[P, R], /) -> Retried[P, R]: ...
 @overload
@@ -1084,7 +1106,7 @@ def retry(function: Any = None, /, **parameters: Any) -> Any:
 
 def _brief(types: Any) -> str:
     if isinstance(types, tuple):
-        names = [_brief(each) for each in cast("tuple[Any, ...]", types)]
+        names = [_brief(each) for each in cast("tuple[object, ...]", types)]
         return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
     return getattr(types, "__name__", repr(types))
 
@@ -1232,12 +1254,12 @@ class CircuitBreaker(_core.Circuit):
     >>> breaker.state
     'open'
 
-    One breaker stands before all calls to one service, from any number of functions, threads and event loops: it decorates
-    functions, methods and coroutine functions, and `with breaker:` and `async with breaker:` are for blocks. While it is
-    closed, calls go through; `failure_threshold` failures within `window` open it; `recovery_timeout` later it
-    is half-open: `half_open_calls` calls go through to try, and when all of them have succeeded it is closed again, while
-    one that fails opens it anew. No lock is held while a call runs. An exception that `on` doesn't name counts as an
-    answer; a call that was cancelled counts as nothing.
+    One breaker stands before all calls to one service, from any number of functions, threads and event loops: it
+    decorates functions, methods and coroutine functions, and `with breaker:` and `async with breaker:` are for blocks.
+    While it is closed, calls go through; `failure_threshold` failures within `window` open it; `recovery_timeout` later
+    it is half-open: `half_open_calls` calls go through to try, and when all of them have succeeded it is closed again,
+    while one that fails opens it anew. No lock is held while a call runs. An exception that `on` doesn't name counts as
+    an answer; a call that was cancelled counts as nothing.
 
     With `retry`, put the breaker below: `@retry(...)` over `@breaker`, so that every attempt is counted.
 
@@ -1287,9 +1309,7 @@ class CircuitBreaker(_core.Circuit):
             half_open_calls=half_open_calls,
             on=_exception_types("on", on),
         )
-        vars(breaker).update(
-            seconds, failure_threshold=failure_threshold, half_open_calls=half_open_calls, on=on
-        )
+        vars(breaker).update(seconds, failure_threshold=failure_threshold, half_open_calls=half_open_calls, on=on)
         return breaker
 
     def __call__(self, function: F, /) -> F:
@@ -1301,9 +1321,10 @@ class CircuitBreaker(_core.Circuit):
         Raises:
             TypeError: If it is a generator function, which fails while it is iterated and not when it is called.
         """
-        if is_method_object(function):
-            return type(function)(self(function.__func__))
-        if not callable(function) or isinstance(function, type):
+        given: Any = function
+        if is_method_object(given):
+            return cast("F", type(given)(self(given.__func__)))
+        if not callable(given) or isinstance(given, type):
             raise TypeError(f"a CircuitBreaker takes a function, not {_shown(function)}")
         kind = kind_of(function)
         if kind in _GENERATORS:

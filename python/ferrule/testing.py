@@ -74,14 +74,14 @@ def no_sleep() -> Generator[list[float], None, None]:
         The seconds of every wait that was skipped, in order; it grows while the block runs.
     """
     # Where the plugin is loaded and nothing is retried, the room isn't loaded.
-    from ferrule.retrying import _SKIPPED  # noqa: PLC2701 - of the house
+    from ferrule.retrying import SKIPPED
 
     delays: list[float] = []
-    before = _SKIPPED.set(delays)
+    before = SKIPPED.set(delays)
     try:
         yield delays
     finally:
-        _SKIPPED.reset(before)
+        SKIPPED.reset(before)
 
 
 try:

@@ -312,7 +312,7 @@ impl Windows {
     fn new(iterable: &Bound<'_, PyAny>, n: usize, step: usize, fill: Option<(Py<PyAny>,)>) -> PyResult<Self> {
         let source = Source::new(iterable)?;
         let fill = fill.map(|(fill,)| fill);
-        let state = Sliding { source, n, step, fill, window: VecDeque::new(), to_skip: 0, begun: false, ended: false };
+        let state = Sliding { source, n, step, fill, window: VecDeque::new(), to_skip: 0, ended: false };
         Ok(Self { state: Claim::new(state) })
     }
 

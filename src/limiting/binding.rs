@@ -8,7 +8,6 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyBool, PyDict, PyInt, PyWeakrefMethods, PyWeakrefReference};
 
 use super::gcra::{Answer, PARTS, Rate};
@@ -257,12 +256,14 @@ impl Limiter {
 
     /// Takes a bucket out of the table, if it is still there.
     fn take_away(&self, py: Python<'_>, bucket: &Bound<'_, Bucket>) -> PyResult<()> {
-        let buckets = self.buckets.bind(py);
+        let buckets = self.buckets.bind(py).as_any();
         let key = bucket.get().key.bind(py);
-        with_critical_section(buckets, || match buckets.get_item(key)? {
-            Some(there) if there.is(bucket) => buckets.del_item(key),
-            _ => Ok(()),
-        })
+        let gone = call_method(buckets, interned!(py, "pop"), &[key, py.None().bind(py)])?;
+        // Whoever found it forgotten may have put another in its place meanwhile: that one stays.
+        if !gone.is_none() && !gone.is(bucket) {
+            call_method(buckets, interned!(py, "setdefault"), &[key, &gone])?;
+        }
+        Ok(())
     }
 
     /// Forgets a few that are full again, and, where the table is too large, the one that is nearest to it.
@@ -320,12 +321,11 @@ impl Limiter {
     fn take_now<'py>(&self, py: Python<'py>, key: Option<&Bound<'py, PyAny>>, n: u64) -> PyResult<Result<(), u64>> {
         loop {
             let found;
-            let bucket = match key {
-                None => self.own.get(),
-                Some(_) => {
-                    found = self.bucket(py, key)?;
-                    found.get()
-                }
+            let bucket = if key.is_some() {
+                found = self.bucket(py, key)?;
+                found.get()
+            } else {
+                self.own.get()
             };
             if bucket.is_crowded() {
                 return Ok(Err(self.wait_behind(py, bucket, n)));
@@ -358,10 +358,11 @@ impl Limiter {
         loop {
             let mut waiter = Waiter::enter(py, bucket, n, &mut |_| Ok(Ticket::for_this_thread()))?;
             loop {
-                let looked = waiter.look(py, self.rate, bucket, deadline, false, &mut |_| Ok(Ticket::for_this_thread()));
+                let looked =
+                    waiter.look(py, self.rate, bucket, deadline, false, &mut |_| Ok(Ticket::for_this_thread()));
                 match looked {
                     Ok(None) => return Ok(()),
-                    Ok(Some(until)) => match waiter.place.wait(py, until) {
+                    Ok(Some(until)) => match waiter.place.wait(py, Some(until)) {
                         Ok(Woken::Settled | Woken::Expired) => {}
                         // A signal handler forked, and this is the child: it stands in no line.
                         Ok(Woken::Forked) => break,
@@ -449,7 +450,7 @@ impl Waiter {
         deadline: Deadline,
         spent: bool,
         new_place: NewPlace<'_>,
-    ) -> PyResult<Option<Option<u64>>> {
+    ) -> PyResult<Option<u64>> {
         match self.place.take(py) {
             Some(Settled::Given(Turn::Served)) => {
                 self.over = true;
@@ -479,7 +480,7 @@ impl Waiter {
                         return self.look(py, rate, bucket, deadline, spent, new_place);
                     }
                 }
-                return Ok(Some(Some(deadline.map_or(overdue, |(moment, _)| moment.min(overdue)))));
+                return Ok(Some(deadline.map_or(overdue, |(moment, _)| moment.min(overdue))));
             }
             // Nobody leads any more: the first who notices sees to it that somebody does.
             bucket.pass_on(py, rate)?;
@@ -511,20 +512,14 @@ impl Waiter {
                 match deadline {
                     // Whoever leads knows when its tokens will be there, and needn't wait to hear that it is too late.
                     Some((moment, _)) if moment < due => self.expire(py, rate, bucket, deadline),
-                    _ => Ok(Some(Some(due))),
+                    _ => Ok(Some(due)),
                 }
             }
         }
     }
 
     /// The time is over; unless the tokens came at the last moment.
-    fn expire(
-        &mut self,
-        py: Python<'_>,
-        rate: Rate,
-        bucket: &Bucket,
-        deadline: Deadline,
-    ) -> PyResult<Option<Option<u64>>> {
+    fn expire(&mut self, py: Python<'_>, rate: Rate, bucket: &Bucket, deadline: Deadline) -> PyResult<Option<u64>> {
         let gift = self.step_out(py, bucket);
         if gift == Some(Turn::Served) {
             return Ok(None);
@@ -559,11 +554,7 @@ impl Waiter {
             return Ok(());
         }
         match gift {
-            Some(Turn::Served) => {
-                let returned = bucket.give_back(py, rate, self.n);
-                let alone = bucket.with_line(py, |line, _| !line.has_leader() && line.len() > 0);
-                if alone { returned.and(bucket.pass_on(py, rate)) } else { returned }
-            }
+            Some(Turn::Served) => bucket.give_back(py, rate, self.n),
             Some(Turn::Lead) => bucket.pass_on(py, rate),
             None if bucket.with_line(py, |line, _| line.is_led_by(&self.place)) => bucket.pass_on(py, rate),
             None => Ok(()),
@@ -762,11 +753,7 @@ impl Standing {
     }
 
     /// Ends the wait at `moment`, be it by the loop's timer or because the clock is turned by hand.
-    fn watch_the_clock(
-        this: &Bound<'_, Self>,
-        future: Option<&Py<PyAny>>,
-        moment: Option<u64>,
-    ) -> PyResult<Clockwork> {
+    fn watch_the_clock(this: &Bound<'_, Self>, future: Option<&Py<PyAny>>, moment: Option<u64>) -> PyResult<Clockwork> {
         let py = this.py();
         let (Some(moment), Some(future)) = (moment, future) else { return Ok(Clockwork::default()) };
         let event_loop = this.get().event_loop.bind(py);
@@ -785,8 +772,7 @@ impl Standing {
             Box::new(move |py| {
                 let Some(Ok(standing)) = standing.bind(py).upgrade().map(Bound::cast_into::<Self>) else { return };
                 let standing = standing.get();
-                let future =
-                    standing.waiter.peek(py, |waiting| Some(waiting.as_ref()?.future.as_ref()?.clone_ref(py)));
+                let future = standing.waiter.peek(py, |waiting| Some(waiting.as_ref()?.future.as_ref()?.clone_ref(py)));
                 if let (Some(future), Ok(wake)) = (future, wake_future(py)) {
                     // A loop that refuses is closed, and no task of it waits.
                     let _ = call_in_loop(py, &standing.event_loop, wake, future.bind(py));
@@ -842,7 +828,7 @@ impl Standing {
             }
             Ok(Some(until)) => {
                 // Of those who follow, only threads look whether the leader is alive: a task's timers cost more.
-                let until = if waiting.waiter.leads { until } else { me.deadline.map(|(moment, _)| moment) };
+                let until = if waiting.waiter.leads { Some(until) } else { me.deadline.map(|(moment, _)| moment) };
                 let clockwork = Self::watch_the_clock(this, waiting.future.as_ref(), until);
                 let (clockwork, outcome) = match clockwork {
                     Ok(clockwork) => (clockwork, Ok(false)),

@@ -36,7 +36,7 @@ fn chance() -> f64 {
                 Chance::new(seed.finish())
             }
         };
-        let number = stream.next();
+        let number = stream.draw();
         cell.set(Some((generation, stream)));
         number
     })
@@ -80,7 +80,7 @@ impl Plan {
         static SECONDS_OF: Made<Py<PyAny>> = Made::new();
         let number = number.into_pyobject(py)?.into_any();
         let said = guarding::call(ask.bind(py), &[&number, error])?;
-        let seconds = SECONDS_OF.import(py, "ferrule.retrying", "_seconds_said")?;
+        let seconds = SECONDS_OF.import(py, "ferrule.retrying", "seconds_said")?;
         let seconds: f64 = guarding::call(seconds, &[&said])?.extract()?;
         Ok(seconds.min(self.schedule.max_delay))
     }
@@ -104,6 +104,12 @@ impl Plan {
         }
     }
 
+    /// Whether a value asks for another attempt.
+    fn asks_again(&self, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let Some(asks) = &self.retry_result else { return Ok(false) };
+        guarding::call(asks.bind(value.py()), &[value])?.is_truthy()
+    }
+
     fn is_stopped(&self, py: Python<'_>) -> PyResult<bool> {
         let Some(event) = &self.stop_event else { return Ok(false) };
         guarding::call_method(event.bind(py), interned!(py, "is_set"), &[])?.is_truthy()
@@ -118,7 +124,9 @@ impl Plan {
         previous: Option<f64>,
     ) -> PyResult<f64> {
         match &self.delay {
-            Some(ask) => self.asked_delay(py, ask, number, &error.map_or_else(|| py.None().into_bound(py), Bound::clone)),
+            Some(ask) => {
+                self.asked_delay(py, ask, number, &error.map_or_else(|| py.None().into_bound(py), Bound::clone))
+            }
             None => Ok(self.schedule.wait(number, previous, chance())),
         }
     }
@@ -394,7 +402,7 @@ impl<'py> Rules<'_, 'py> {
     fn announce(&self, py: Python<'py>, progress: &Progress, end: End<'_, 'py>, delay: f64) -> PyResult<()> {
         static LISTENS: Made<Py<PyAny>> = Made::new();
         static LOG: Made<Py<PyAny>> = Made::new();
-        let listens = guarding::call(LISTENS.import(py, "ferrule.retrying", "_somebody_listens")?, &[])?.is_truthy()?;
+        let listens = guarding::call(LISTENS.import(py, "ferrule.retrying", "somebody_listens")?, &[])?.is_truthy()?;
         if !listens && self.plan.on_retry.is_none() {
             return Ok(());
         }
@@ -404,24 +412,11 @@ impl<'py> Rules<'_, 'py> {
                 u64::MAX => py.None().into_bound(py),
                 most => most.into_pyobject(py)?.into_any(),
             };
-            let log = LOG.import(py, "ferrule.retrying", "_log_retry")?;
+            let log = LOG.import(py, "ferrule.retrying", "log_retry")?;
             let logged = guarding::call(log, &[&attempt, &most]).map(drop);
             quietly(py, end, log, logged)?;
         }
-        self.tell(py, self.plan.on_retry.as_ref(), &attempt, end)
-    }
-
-    /// Calls a hook. One that fails spoils neither the call's result nor its exception.
-    fn tell(
-        &self,
-        py: Python<'py>,
-        hook: Option<&Py<PyAny>>,
-        attempt: &Bound<'py, PyAny>,
-        end: End<'_, 'py>,
-    ) -> PyResult<()> {
-        let Some(hook) = hook else { return Ok(()) };
-        let hook = hook.bind(py);
-        quietly(py, end, hook, guarding::call(hook, &[attempt]).map(drop))
+        tell(py, self.plan.on_retry.as_ref(), &attempt, end)
     }
 
     fn attempt(
@@ -459,14 +454,14 @@ impl<'py> Rules<'_, 'py> {
             };
             let function = self.function.map_or_else(|| py.None().into_bound(py), Bound::clone);
             let facts = (function, progress.number, seconds(progress.elapsed()), why).into_pyobject(py)?;
-            let annotate = ANNOTATE.import(py, "ferrule.retrying", "_annotate")?;
+            let annotate = ANNOTATE.import(py, "ferrule.retrying", "annotate")?;
             let value = raised_value(py, error)?;
             let noted = guarding::call(annotate, &[&value, &facts.into_any()]).map(drop);
             self.counted(py, quietly(py, end, annotate, noted))?;
         }
         if self.plan.on_give_up.is_some() {
             let attempt = self.attempt(py, progress, end, None)?;
-            self.counted(py, self.tell(py, self.plan.on_give_up.as_ref(), &attempt, end))?;
+            self.counted(py, tell(py, self.plan.on_give_up.as_ref(), &attempt, end))?;
         }
         Ok(None)
     }
@@ -482,7 +477,7 @@ impl<'py> Rules<'_, 'py> {
     /// Skips the wait, where it is nothing or a test skips it; whether it did.
     fn skip(&self, py: Python<'py>, progress: &mut Progress, delay: f64) -> PyResult<bool> {
         static SKIPPED: Made<Py<PyAny>> = Made::new();
-        let skipped = SKIPPED.import(py, "ferrule.retrying", "_SKIPPED")?;
+        let skipped = SKIPPED.import(py, "ferrule.retrying", "SKIPPED")?;
         let skipped = guarding::call_method(skipped, interned!(py, "get"), &[])?;
         if !skipped.is_none() {
             guarding::call_method(&skipped, interned!(py, "append"), &[&delay.into_pyobject(py)?.into_any()])?;
@@ -498,7 +493,7 @@ impl<'py> Rules<'_, 'py> {
         if self.skip(py, progress, delay)? {
             // What is retried need not be Python code, which would look after signals and the other threads.
             py.check_signals()?;
-            if progress.number % 64 == 0 {
+            if progress.number.is_multiple_of(64) {
                 lifecycle::detached(py, std::thread::yield_now);
             }
             return Ok(());
@@ -506,7 +501,7 @@ impl<'py> Rules<'_, 'py> {
         let begun = precise();
         let paused = match &self.plan.stop_event {
             Some(event) => {
-                let watch = WATCH.import(py, "ferrule.retrying", "_watch")?;
+                let watch = WATCH.import(py, "ferrule.retrying", "watch")?;
                 guarding::call(watch, &[event.bind(py), &delay.into_pyobject(py)?.into_any()]).map(drop)
             }
             None => sleep(py, begun.saturating_add(length(delay))),
@@ -550,6 +545,13 @@ fn chained<T>(py: Python<'_>, end: End<'_, '_>, outcome: PyResult<T>) -> PyResul
     })
 }
 
+/// Calls a hook. One that fails spoils neither the call's result nor its exception.
+fn tell(py: Python<'_>, hook: Option<&Py<PyAny>>, attempt: &Bound<'_, PyAny>, end: End<'_, '_>) -> PyResult<()> {
+    let Some(hook) = hook else { return Ok(()) };
+    let hook = hook.bind(py);
+    quietly(py, end, hook, guarding::call(hook, &[attempt]).map(drop))
+}
+
 /// A listener's failure goes to `sys.unraisablehook`; only what ends a program or a task comes out.
 fn quietly(py: Python<'_>, end: End<'_, '_>, listener: &Bound<'_, PyAny>, told: PyResult<()>) -> PyResult<()> {
     match told {
@@ -589,17 +591,11 @@ impl RetryingFunction {
         let rules = Rules { plan, tally, function: Some(function) };
         let mut progress = Progress::since(begun);
         loop {
-            match &attempt {
-                Ok(value) => {
-                    let again = match &plan.retry_result {
-                        Some(again) => guarding::call(again.bind(py), &[value]).and_then(|again| again.is_truthy()),
-                        None => Ok(false),
-                    };
-                    if !rules.refused(py, &mut progress, again)? {
-                        return attempt;
-                    }
+            if let Ok(value) = &attempt {
+                let again = plan.asks_again(value);
+                if !rules.refused(py, &mut progress, again)? {
+                    return attempt;
                 }
-                Err(_) => {}
             }
             let end = match &attempt {
                 Ok(value) => End::Value(value),
@@ -673,7 +669,7 @@ impl RetryingFunction {
     /// What has become of the calls; see `ferrule.retrying.RetryStats`.
     fn retry_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         static STATS_OF: Made<Py<PyAny>> = Made::new();
-        STATS_OF.import(py, "ferrule.retrying", "_stats_of")?.call1((&self.tally,))
+        STATS_OF.import(py, "ferrule.retrying", "stats_of")?.call1((&self.tally,))
     }
 
     /// The function with another policy, or with one that differs in the parameters named.
@@ -687,7 +683,7 @@ impl RetryingFunction {
         let py = this.py();
         let me = this.get();
         let function = this.as_super().get().function(py);
-        let with_policy = WITH_POLICY.import(py, "ferrule.retrying", "_with_policy")?;
+        let with_policy = WITH_POLICY.import(py, "ferrule.retrying", "with_policy")?;
         with_policy.call1((function, &me.policy, &me.tally, policy, changes))
     }
 
@@ -739,9 +735,8 @@ impl RetryingMethod {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = this.py();
         let function = this.as_super().get().function(py);
-        let changed = function.cast::<RetryingFunction>()?;
-        let changed = RetryingFunction::with_policy(changed, policy, changes)?;
-        RetryingFunction::__get__(changed.cast()?, Some(this.get().instance.bind(py)), None)
+        let other = RetryingFunction::with_policy(function.cast()?, policy, changes)?;
+        RetryingFunction::__get__(other.cast()?, Some(this.get().instance.bind(py)), None)
     }
 
     fn __eq__(this: &Bound<'_, Self>, other: &Bound<'_, PyAny>) -> bool {
@@ -858,10 +853,7 @@ impl RetryCourse {
     #[pyo3(signature = (value, /))]
     fn returned<'py>(&self, py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<Option<f64>> {
         self.with(py, |rules, progress| {
-            let again = match &rules.plan.retry_result {
-                Some(again) => guarding::call(again.bind(py), &[value]).and_then(|again| again.is_truthy()),
-                None => Ok(false),
-            };
+            let again = rules.plan.asks_again(value);
             if rules.refused(py, progress, again)? { rules.judge(py, progress, End::Value(value)) } else { Ok(None) }
         })
     }

@@ -71,7 +71,7 @@ impl Chance {
 
     /// The next number, from 0 (included) to 1 (excluded).
     #[must_use]
-    pub fn next(&mut self) -> f64 {
+    pub fn draw(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -131,7 +131,7 @@ mod tests {
         let mut chance = Chance::new(7);
         let mut tenths = [0_u32; 10];
         for _ in 0..100_000 {
-            let number = chance.next();
+            let number = chance.draw();
             assert!((0.0..1.0).contains(&number));
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 9")]
             let tenth = (number * 10.0) as usize;

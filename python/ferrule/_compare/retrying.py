@@ -21,6 +21,7 @@ SHELL = "shell that only forwards"
 LOOP = "hand-written loop"
 BREAKER = "hand-written breaker"
 
+
 async def awaited_work(x: int) -> int:
     """Returns what it is given, as a coroutine."""
     return x
