@@ -334,9 +334,10 @@ pub fn call_one<'py>(function: &Bound<'py, PyAny>, argument: &Bound<'py, PyAny>)
     let arguments = [ptr::null_mut(), argument.as_ptr()];
     let nargsf = 1 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
     let vectorcall: Function = vectorcall::PyObject_Vectorcall;
+    let first = &raw const arguments[1];
     let result = hanging(vectorcall, |vectorcall| {
         // SAFETY: function and argument are alive, and there is a place in front of the one argument.
-        unsafe { vectorcall(function.as_ptr(), arguments.as_ptr().add(1), nargsf, ptr::null_mut()) }
+        unsafe { vectorcall(function.as_ptr(), first, nargsf, ptr::null_mut()) }
     });
     // SAFETY: a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(function.py(), result) }

@@ -1,7 +1,8 @@
 """Batches, windows, averages, flat lists, trees, sorting, and the lines of files: what loops are made of.
 
 What `itertools` does in C is not written again: `countdown` is a `range`, and `flatten` one level deep is `chain`.
-Every iterator here is advanced by one thread at a time; a second one meanwhile gets a `ValueError`, as from a generator.
+Every iterator here is advanced by one thread at a time; a second one meanwhile gets a `ValueError`, as from a
+generator.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     Source: TypeAlias = str | os.PathLike[str] | IO[bytes] | IO[str]
 
 __all__ = [
-    "MISSING",
     "Lines",
     "batched",
     "batched_by",
@@ -81,9 +81,9 @@ def batched(iterable: Iterable[T], n: int, *, strict: bool = False) -> Iterator[
     >>> list(batched("ABCDEFG", 3))
     [('A', 'B', 'C'), ('D', 'E', 'F'), ('G',)]
 
-    A list or tuple is sliced. Where the source raises, what had been pulled before is yielded first, and the error comes
-    at the next step: nothing is lost. (With `strict` the error comes at once, and the items stay for the batch that is
-    yielded when the iterator is asked again.)
+    A list or tuple is sliced. Where the source raises, what had been pulled before is yielded first, and the error
+    comes at the next step: nothing is lost. (With `strict` the error comes at once, and the items stay for the batch
+    that is yielded when the iterator is asked again.)
 
     Args:
         iterable: Where the items come from; may be endless.
@@ -135,13 +135,14 @@ def batched_by(
         max_items: How many items a batch has at most, 1 or more.
         max_weight: What a batch weighs at most; an item that weighs more has a batch to itself. `None`: no limit.
         weigher: Tells what an item weighs; `None`: its `len`.
-        max_wait: How long after its first item a batch is yielded even if the source has nothing more to give just now, in
-            seconds or as a `timedelta`. The source is then pulled by a thread, at most `max_items` ahead; closing the
-            iterator (`close()`, or letting go of it) ends that thread as soon as the source returns. `None`: no thread.
+        max_wait: How long after its first item a batch is yielded even if the source has nothing more to give just
+            now, in seconds or as a `timedelta`. The source is then pulled by a thread, at most `max_items` ahead;
+            closing the iterator (`close()`, or letting go of it) ends that thread as soon as the source returns.
+            `None`: no thread.
 
     Raises:
-        TypeError, ValueError: If an argument is not what it may be. A weigher that raises is told with the item, behind the
-            items before it.
+        TypeError, ValueError: If an argument is not what it may be. A weigher that raises is told with the item,
+            behind the items before it.
     """
     most = _at_least("max_items", max_items, 1)
     if weigher is not None and not callable(weigher):
@@ -230,7 +231,7 @@ class _TimedBatches(Generic[T]):
             raise
         return weight
 
-    def __next__(self) -> list[T]:
+    def __next__(self) -> list[T]:  # noqa: C901, PLR0912 - one wait, and what can end it
         from time import monotonic
 
         if self._pending is not None:
@@ -331,16 +332,17 @@ def moving_average(iterable: Iterable[Any], window: int) -> Iterator[Any]:
     >>> list(moving_average([40, 30, 50, 46, 39, 44], 3))
     [40.0, 42.0, 45.0, 43.0]
 
-    A step costs the same whatever the window. Nothing is ever subtracted, so nothing drifts: after a window of zeros the
-    mean is exactly zero, whatever came before. Integers and floats give floats; `Decimal`, `Fraction` and their like give
-    their own kind.
+    A step costs the same whatever the window. Nothing is ever subtracted, so nothing drifts: after a window of zeros
+    the mean is exactly zero, whatever came before. Integers and floats give floats; `Decimal`, `Fraction` and their
+    like give their own kind.
 
     Args:
         iterable: The numbers.
         window: How many each mean is of, 1 or more. Fewer numbers yield nothing.
 
     Raises:
-        TypeError, ValueError: If `window` is not what it may be; with the number named, if one can't be added or divided.
+        TypeError, ValueError: If `window` is not what it may be; with the number named, if one can't be added or
+        divided.
 
     The window is a queue of two stacks, each with its sums.
     """
@@ -356,8 +358,8 @@ def flatten(iterable: Iterable[Any], depth: int | None = 1) -> Iterator[Any]:
     >>> list(flatten([1, [2, [3, ["four"]]]], depth=None))
     [1, 2, 3, 'four']
 
-    One level deep it is `itertools.chain.from_iterable`, and every item must be an iterable. Deeper, what can't be iterated
-    is an item, and so are `str`, `bytes` and `bytearray`.
+    One level deep it is `itertools.chain.from_iterable`, and every item must be an iterable. Deeper, what can't be
+    iterated is an item, and so are `str`, `bytes` and `bytearray`.
 
     Args:
         iterable: The nested iterables.
@@ -450,16 +452,16 @@ def sort(
     >>> sort(["bb", "a", "ccc"], key=len, reverse=True)
     ['ccc', 'bb', 'a']
 
-    Integers of up to 64 bits, floats, and strings of Latin letters are sorted natively and without the interpreter lock, if
-    all items (or all keys) are of one of these classes. Anything else is sorted by the interpreter's own stable sort,
-    whatever the strategy.
+    Integers of up to 64 bits, floats, and strings of Latin letters are sorted natively and without the interpreter
+    lock, if all items (or all keys) are of one of these classes. Anything else is sorted by the interpreter's own
+    stable sort, whatever the strategy.
 
     Args:
         items: What to sort; stays as it is.
         key: Makes what is compared out of an item, once for each; `None`: the items themselves.
         reverse: Whether the greatest comes first. Equal items stay in order then, too.
-        strategy: `"auto"`, the quickest that is stable; `"merge"`, merge sort, stable; `"quick"`, quick sort, which makes no
-            promise about the order of equal items. The last two use all processors for many items.
+        strategy: `"auto"`, the quickest that is stable; `"merge"`, merge sort, stable; `"quick"`, quick sort, which
+            makes no promise about the order of equal items. The last two use all processors for many items.
 
     Returns:
         The same objects, in order.
@@ -509,17 +511,17 @@ def lines(
     >>> list(lines(io.BytesIO(b"one\r\ntwo\nERROR three")).containing("ERROR"))
     ['ERROR three']
 
-    UTF-8 is read in blocks and cut into lines without the interpreter lock; what `containing`, `matching` and `split_field`
-    ask is decided on the bytes wherever bytes can tell, and a `str` is made only of what is chosen. Other encodings and text
-    files go through the standard library's own text layer.
+    UTF-8 is read in blocks and cut into lines without the interpreter lock; what `containing`, `matching` and
+    `split_field` ask is decided on the bytes wherever bytes can tell, and a `str` is made only of what is chosen.
+    Other encodings and text files go through the standard library's own text layer.
 
     Args:
         source: A path (`.gz`: unpacked), or an open file, binary or text: `sys.stdin.buffer`, a socket's file, ...
             What was opened here is closed at the end, or by `close()`; an open file is left open.
         strip: Whether lines lose white space at both ends, as by `str.strip`.
         encoding: As for `open`; for text files their own counts.
-        errors: As for `open`. With "strict" a line that can't be decoded is a `UnicodeDecodeError` that names the line; going
-            on after it goes on with the next line.
+        errors: As for `open`. With "strict" a line that can't be decoded is a `UnicodeDecodeError` that names the
+            line; going on after it goes on with the next line.
         newline: What ends a line, as for `open`: `None` or `""`, any of "\n", "\r" and "\r\n"; or one of these alone.
         max_line: How long a line may be, in bytes (characters for other encodings than UTF-8); a longer one is a
             `ValueError`, and the end. `None`: as long as memory allows, up to 4 GiB.
@@ -541,8 +543,8 @@ def lines(
 class Lines:
     """An iterator over lines; `lines()` makes it.
 
-    `containing`, `matching` and `split_field` give a new one that takes the source over; they are asked in the order in which
-    they are written. It can be iterated with `for` and with `async for`, where reading happens on a thread.
+    `containing`, `matching` and `split_field` give a new one that takes the source over; they are asked in the order
+    in which they are written. It can be iterated with `for` and with `async for`, where reading happens on a thread.
     """
 
     def __init__(
@@ -690,7 +692,8 @@ class Lines:
     def matching(self, pattern: str | re.Pattern[str]) -> Lines:
         r"""Choose the lines in which a regular expression is found, anywhere, as by `re.search`.
 
-        Lines without the literal texts that every match must have are passed over as bytes; the rest is the `re` module's.
+        Lines without the literal texts that every match must have are passed over as bytes; the rest is the `re`
+        module's.
         """
         if not isinstance(pattern, (str, re.Pattern)) or not isinstance(getattr(pattern, "pattern", ""), str):
             raise TypeError(f"pattern must be a string or a compiled pattern of one, not {_shown(pattern)}")
@@ -705,8 +708,8 @@ class Lines:
             sep: What is between fields; `None`: white space, as for `str.split`.
 
         Raises:
-            TypeError, ValueError: If an argument is not what it may be. A line without that field is an `IndexError` that
-                shows the line; going on after it goes on with the next line.
+            TypeError, ValueError: If an argument is not what it may be. A line without that field is an `IndexError`
+                that shows the line; going on after it goes on with the next line.
         """
         if isinstance(index, bool) or not isinstance(index, int):
             raise TypeError(f"index must be an integer, not {_shown(index)}")
@@ -745,7 +748,9 @@ class Lines:
         """Tell where the next line begins: bytes and lines from the start. For UTF-8 alone."""
         reader = self._made()
         if not isinstance(reader, _core.LineReader):
-            raise TypeError("lines of a text file, or in another encoding than UTF-8, have no position that can be told")  # noqa: TRY004
+            raise TypeError(
+                "lines of a text file, or in another encoding than UTF-8, have no position that can be told"
+            )
         return reader.position()
 
     def close(self) -> None:
@@ -822,7 +827,7 @@ def _step(kind: str, first: Any, second: Any) -> Callable[[Any], str | None]:
         fields = line.split(second)
         if not -len(fields) <= first < len(fields):
             raise IndexError(f"there is no field {first} in a line of {len(fields)}: {line!r}")
-        return fields[first]
+        return cast("str", fields[first])
 
     return field
 

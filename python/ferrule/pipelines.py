@@ -1,7 +1,7 @@
 """Stages that items go through one by one: defined once, run many times, here or in another process.
 
-`Pipeline` is the definition, `it` stands for an item in expressions that are evaluated natively, and `pipeline` chains plain
-generator functions.
+`Pipeline` is the definition, `it` stands for an item in expressions that are evaluated natively, and `pipeline` chains
+plain generator functions.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRun", "Expression", "Pipeline", "Run", "StageError", "it", "pipeline"]
 
 OnError = Literal["raise", "skip", "collect"]
+_Plain = tuple[str, str, str, tuple[Any, ...]]
 _ON_ERROR: Final = ("raise", "skip", "collect")
 _THREADS: Final = 1024
 
@@ -47,8 +48,9 @@ class Expression:
     ((it['latency'] > 0.5) & (~it['path'].method('startswith', '/health')))
 
     Arithmetic, comparisons, attributes (`it.name`), items (`it["k"]`), methods (`it.method("strip")`) and membership
-    (`it.in_({1, 2})`) are recorded. `&` and `|` between truth values stop where the left side decides, as `and` and `or` do;
-    `~` of a truth value is `not`. An expression can be called, pickled, printed, and used wherever a function is.
+    (`it.in_({1, 2})`) are recorded. `&` and `|` between truth values stop where the left side decides, as `and` and
+    `or` do; `~` of a truth value is `not`. An expression can be called, pickled, printed, and used wherever a function
+    is.
     """
 
     __slots__ = ("__program", "__tree")
@@ -61,10 +63,11 @@ class Expression:
         return self.__program
 
     def __call__(self, item: Any, /) -> Any:
+        """Evaluate the expression for an item."""
         return self.__program(item)
 
     def __getattr__(self, name: str) -> Expression:
-        if name.startswith("__") or name.startswith("_Expression__"):
+        if name.startswith(("__", "_Expression__")):
             raise AttributeError(name)
         return Expression(("attribute", self.__tree, name))
 
@@ -89,11 +92,13 @@ class Expression:
     def __repr__(self) -> str:
         return _written(self.__tree)
 
-    def __hash__(self) -> NoReturn:  # type: ignore[override]
+    def __hash__(self) -> NoReturn:
         raise TypeError("an expression can't be hashed: == records a comparison; use it.in_(...) for membership")
 
     def __bool__(self) -> NoReturn:
-        raise TypeError("an expression is neither true nor false yet: use & for and, | for or, ~ for not, in parentheses")
+        raise TypeError(
+            "an expression is neither true nor false yet: use & for and, | for or, ~ for not, in parentheses"
+        )
 
     def __len__(self) -> NoReturn:
         raise TypeError('an expression has no length: use it.method("__len__")')
@@ -220,7 +225,7 @@ def _tree_of(value: object) -> tuple[Any, ...]:
     return value._ferrule_tree() if isinstance(value, Expression) else ("constant", value)  # noqa: SLF001 - one of us
 
 
-def _written(tree: tuple[Any, ...]) -> str:
+def _written(tree: tuple[Any, ...]) -> str:  # noqa: PLR0911 - a table
     match tree:
         case ("it",):
             return "it"
@@ -237,7 +242,7 @@ def _written(tree: tuple[Any, ...]) -> str:
         case ("abs", of):
             return f"abs({_written(of)})"
         case (("neg" | "pos" | "not") as name, of):
-            return f"({ {'neg': '-', 'pos': '+', 'not': '~'}[name]}{_written(of)})"
+            return f"({ {'neg': '-', 'pos': '+', 'not': '~'}[name] }{_written(of)})"
         case (name, one, other):
             return f"({_written(one)} {name} {_written(other)})"
         case _:
@@ -251,13 +256,24 @@ it: Final = Expression(("it",))
 # -- definitions ------------------------------------------------------------------------------------------------------
 
 
-class StageError(NamedTuple):
-    """Is an error that did not end a run: the stage, the number of the item there, the item, and what was raised."""
+class StageError:
+    """Is an error that did not end a run.
 
-    stage: str
-    index: int
-    item: Any
-    error: Exception
+    `stage` is the stage's name, `index` the number of the item there, from 0 on, `item` the item, and `error` what was
+    raised.
+    """
+
+    __slots__ = ("error", "index", "item", "stage")
+    __match_args__ = ("stage", "index", "item", "error")
+
+    def __init__(self, stage: str, index: int, item: Any, error: Exception) -> None:
+        self.stage = stage
+        self.index = index
+        self.item = item
+        self.error = error
+
+    def __repr__(self) -> str:
+        return f"StageError(stage={self.stage!r}, index={self.index}, item={self.item!r}, error={self.error!r})"
 
 
 class _Parallel(NamedTuple):
@@ -277,7 +293,11 @@ class _Stage(NamedTuple):
 
 
 def _name_of(function: object) -> str:
-    return str(getattr(function, "__qualname__", None) or repr(function)) if not isinstance(function, Expression) else repr(function)
+    return (
+        str(getattr(function, "__qualname__", None) or repr(function))
+        if not isinstance(function, Expression)
+        else repr(function)
+    )
 
 
 def _checked(name: str, function: object) -> None:
@@ -319,9 +339,10 @@ class Pipeline:
     >>> list(squares.run([3, -1, 4]))
     [9, 25]
 
-    All stages that are not parallel run in one native loop behind one iterator. Every stage takes `name=` (left out: the name
-    of its function) and `on_error=`: "raise", "skip" (the item is dropped) or "collect" (it is told in `run.errors`); left
-    out, the run's own. An error that is raised says stage, index and item in a note, and the run can go on after it.
+    All stages that are not parallel run in one native loop behind one iterator. Every stage takes `name=` (left out:
+    the name of its function) and `on_error=`: "raise", "skip" (the item is dropped) or "collect" (it is told in
+    `run.errors`); left out, the run's own. An error that is raised says stage, index and item in a note, and the run
+    can go on after it.
 
     Args:
         name: What the pipeline is called.
@@ -475,8 +496,8 @@ class Pipeline:
         """Turn items into running totals, as `itertools.accumulate` does.
 
         Args:
-            function: Makes the next total out of a total and an item; `None`: adds. `operator.add`, `operator.mul`, `min` and
-                `max` are computed natively.
+            function: Makes the next total out of a total and an item; `None`: adds. `operator.add`, `operator.mul`,
+                `min` and `max` are computed natively.
             initial: What to begin with; `None`: the first item. Other than in `itertools`, it is no result itself.
             name: What the stage is called.
             on_error: What becomes of an item that the function fails on; the total stays as it was.
@@ -487,7 +508,7 @@ class Pipeline:
             _checked("function", function)
         natively = {operator.add: "add", operator.mul: "mul", min: "min", max: "max", None: "add"}
         try:
-            how: Any = natively.get(function, function)  # type: ignore[call-overload]
+            how: Any = natively.get(function, function)
         except TypeError:  # it can't be hashed
             how = function
         return self._with("accumulate", (how, initial), name, on_error)
@@ -528,10 +549,8 @@ class Pipeline:
         _checked("function", function)
         return self._with("take_while", (function,), name or _name_of(function), on_error)
 
-    def batch(
-        self, n: int, *, max_wait: float | timedelta | None = None, name: str | None = None
-    ) -> Pipeline:
-        """Put items into lists of `n`; with `max_wait`, a list comes that many seconds after its first item at the latest."""
+    def batch(self, n: int, *, max_wait: float | timedelta | None = None, name: str | None = None) -> Pipeline:
+        """Put items into lists of `n`; with `max_wait`, a list comes that long after its first item at the latest."""
         size = _at_least("n", n, 1)
         if max_wait is not None:
             return self._with("batch_within", (size, _core.seconds_from("max_wait", max_wait)), name or "batch")
@@ -561,8 +580,10 @@ class Pipeline:
 
         Args:
             source: Any iterable; with `lines()` as the first stage, a path or an open file.
-            progress: Whether to show how many results there are (with tqdm, the extra `progress`), or a function that is told.
-            on_error: What becomes of an item on which a stage fails that doesn't say so itself: "raise", "skip" or "collect".
+            progress: Whether to show how many results there are (with tqdm, the extra `progress`), or a function that
+                is told.
+            on_error: What becomes of an item on which a stage fails that doesn't say so itself: "raise", "skip" or
+                "collect".
             resume: What `state()` of another run of this pipeline has told: goes on from there, with the same source.
 
         Raises:
@@ -576,7 +597,8 @@ class Pipeline:
     ) -> AsyncRun:
         """Begin to run on a source for `async for`; the source may be asynchronous.
 
-        Stages run on a thread, so that they don't hold up the event loop, and coroutine functions are awaited on the loop.
+        Stages run on a thread, so that they don't hold up the event loop, and coroutine functions are awaited on the
+        loop.
 
         Args:
             source: As for `run`, or an asynchronous iterable.
@@ -601,8 +623,8 @@ def _restored(name: str, stages: tuple[_Stage, ...]) -> Pipeline:
 class Run:
     """Is one run of a pipeline: an iterator over its results.
 
-    `errors` are those that were collected. Used as a context manager, or with `close()`, it ends its threads and closes what it
-    has opened; letting go of it does the same.
+    `errors` are those that were collected. Used as a context manager, or with `close()`, it ends its threads and
+    closes what it has opened; letting go of it does the same.
     """
 
     def __init__(
@@ -627,13 +649,13 @@ class Run:
         if resume is not None and (not isinstance(resume, dict) or resume.get("pipeline") != _signature(definition)):
             raise ValueError("resume must be what state() of a run of this pipeline has told")
         self._iterator = self._built(source, resume)
+        # A chain counts what it pulls itself; a parallel stage knows what was pulled before.
+        chained = bool(self._segments) and isinstance(self._segments[0], _core.Chain)
+        self._before = resume["source"] if resume is not None and self._lines is None and chained else 0
         if progress is not False:
             self._iterator = _watched(self._iterator, progress, definition.name)
 
-    def _collect(self, told: tuple[str, int, Any, Exception]) -> None:
-        self.errors.append(StageError(*told))
-
-    def _built(self, source: Any, resume: dict[str, Any] | None) -> Iterator[Any]:
+    def _built(self, source: Any, resume: dict[str, Any] | None) -> Iterator[Any]:  # noqa: C901 - a loop
         stages = list(self._pipeline._stages)  # noqa: SLF001 - one of us
         kept = list(resume["segments"]) if resume is not None else []
         current: Iterable[Any]
@@ -655,7 +677,7 @@ class Run:
         def collect(told: tuple[str, int, Any, Exception]) -> None:
             errors.append(StageError(*told))
 
-        serial: list[tuple[str, str, str, tuple[Any, ...]]] = []
+        serial: list[_Plain] = []
 
         def close_serial(current: Iterable[Any]) -> Iterable[Any]:
             if not serial:
@@ -688,7 +710,7 @@ class Run:
             current = close_serial(current)
         return iter(current)
 
-    def _plain(self, stage: _Stage) -> tuple[str, str, str, tuple[Any, ...]] | None:
+    def _plain(self, stage: _Stage) -> _Plain | None:  # noqa: PLR0911 - a table
         """Tell the native loop of a stage; `None` where it can't be in it."""
         mode = stage.on_error or self._mode
         match stage.kind:
@@ -730,7 +752,9 @@ class Run:
         function = self._function(stage)
         mode = stage.on_error or self._mode
         if parallel.executor is not None:
-            handed = _OnExecutor(iter(current), function, parallel, stage.name, mode, collect, first)
+            handed = _OnExecutor(
+                iter(current), function, parallel, name=stage.name, mode=mode, collect=collect, first=first
+            )
             self._segments.append(handed)
             return handed
         made = _core.Handing(
@@ -750,22 +774,21 @@ class Run:
         return made
 
     def __iter__(self) -> Iterator[Any]:
-        # The native iterator itself: a frame of Python for each item would cost more than most stages. It stays as good as
-        # this object, which it outlives in a `for` loop.
+        # The native iterator itself: a frame of Python for each item would cost more than most stages.
         return self._iterator
 
     def __next__(self) -> Any:
         return next(self._iterator)
 
     def state(self) -> dict[str, Any]:
-        """Tell where the run stands: what another one needs to go on from there (`resume=`). Picklable if the items are.
+        """Tell where the run stands: what another one needs to go on from there. Picklable if the items are.
 
         Raises:
             TypeError: If a stage has a state that nobody knows: `through`, and `batch` with `max_wait`.
             ValueError: In the middle of what a `flat_map` gives out, or while another thread advances the run.
         """
         segments = []
-        pulled: int | tuple[int, int] = 0
+        pulled: Any = 0
         for place, segment in enumerate(self._segments):
             if isinstance(segment, _Opaque):
                 raise TypeError(f"the state of stage {segment.name} can't be told")
@@ -778,8 +801,6 @@ class Run:
         else:
             pulled += self._before
         return {"pipeline": _signature(self._pipeline), "source": pulled, "segments": segments}
-
-    _before = 0
 
     def close(self) -> None:
         """End it: its threads, as soon as they have finished what they are at, and what it has opened."""
@@ -817,10 +838,10 @@ class _Opaque(NamedTuple):
             close()
 
 
-def _watched(results: Iterator[Any], progress: bool | Callable[[int], object], name: str) -> Iterator[Any]:
+def _watched(results: Iterator[Any], progress: Any, name: str) -> Iterator[Any]:
     if progress is True:
         try:
-            from tqdm import tqdm
+            from tqdm import tqdm  # type: ignore[import-untyped]
         except ImportError:
             raise MissingExtra("progress=True", "progress", "tqdm") from None
         return iter(tqdm(results, desc=name))
@@ -852,6 +873,7 @@ class _OnExecutor:
         source: Iterator[Any],
         function: Callable[[Any], Any],
         parallel: _Parallel,
+        *,
         name: str,
         mode: OnError,
         collect: Callable[[Any], None],
@@ -915,7 +937,9 @@ class _OnExecutor:
             done = [(False, error)] * len(items)
         if self._parallel.chunk is None and perf_counter() - start < 0.001 * len(items):
             self._chunk = min(self._chunk * 2, max(1, self._parallel.most // 4))
-        self._ready.extend((first + at, item, *outcome) for at, (item, outcome) in enumerate(zip(items, done, strict=True)))
+        self._ready.extend(
+            (first + at, item, *outcome) for at, (item, outcome) in enumerate(zip(items, done, strict=True))
+        )
 
     def __next__(self) -> Any:
         while True:
@@ -1120,7 +1144,11 @@ class AsyncRun:
 
         loop = get_running_loop()
         bridge = _Bridge(loop)
-        feed = _Feed(self._source, loop) if hasattr(type(self._source), "__aiter__") and not isinstance(self._source, Lines) else None
+        feed = (
+            _Feed(self._source, loop)
+            if hasattr(type(self._source), "__aiter__") and not isinstance(self._source, Lines)
+            else None
+        )
         run: Run | None = None
         puller: _Puller | None = None
         try:
@@ -1172,8 +1200,8 @@ def pipeline(*functions: Callable[[Any], Any]) -> Callable[[Any], Iterator[Any]]
     >>> list(pipeline(doubled, doubled)([1, 2])), list(pipeline(doubled)(5))
     ([4, 8], [10])
 
-    A value that can't be iterated is one item, and so are `str` and `bytes`; that holds for what is put in and for what a
-    function returns.
+    A value that can't be iterated is one item, and so are `str` and `bytes`: what is put in, and what a function
+    returns.
 
     Args:
         functions: Callables with one argument; the first gets the data.

@@ -6,7 +6,7 @@
 
 /// The last `window` numbers, and their sum.
 pub struct Window {
-    window: usize,
+    length: usize,
     /// The newest numbers, in order.
     back: Vec<f64>,
     back_sum: f64,
@@ -20,19 +20,19 @@ impl Window {
     /// A window of so many numbers, at least one.
     #[must_use]
     pub fn new(window: usize) -> Self {
-        Self { window, back: Vec::new(), back_sum: 0.0, front: Vec::new(), older: Vec::new() }
+        Self { length: window, back: Vec::new(), back_sum: 0.0, front: Vec::new(), older: Vec::new() }
     }
 
     /// Adds a number, lets the oldest go, and gives the sum once the window is full.
     #[inline]
     pub fn push(&mut self, number: f64) -> Option<f64> {
-        if self.front.is_empty() && self.back.len() == self.window {
+        if self.front.is_empty() && self.back.len() == self.length {
             self.turn_over();
         }
         self.front.pop();
         self.back.push(number);
         self.back_sum += number;
-        (self.front.len() + self.back.len() == self.window)
+        (self.front.len() + self.back.len() == self.length)
             .then(|| self.front.last().copied().unwrap_or_default() + self.back_sum)
     }
 

@@ -20,6 +20,7 @@ pub fn add_note(py: Python<'_>, error: &PyErr, note: &str) {
 }
 
 /// An object as a note shows it.
+#[must_use]
 pub fn shown(object: &Bound<'_, PyAny>) -> String {
     let text = object.repr().map_or_else(|_| "an object without a repr".to_owned(), |text| text.to_string());
     if text.chars().count() <= 200 { text } else { text.chars().take(197).chain("...".chars()).collect() }
@@ -675,13 +676,12 @@ impl Stepping for Fibonacci {
         let (number, next) = match &*state {
             Pair::Small(one, other) => {
                 let number = one.into_pyobject(py)?.into_any();
-                let next = match one.checked_add(*other) {
-                    Some(sum) => Pair::Small(*other, sum),
-                    None => {
+                let next = if let Some(sum) = one.checked_add(*other) {
+                    Pair::Small(*other, sum)
+                } else {
                         let other = other.into_pyobject(py)?.into_any();
                         let sum = number.add(&other)?;
                         Pair::Large(other.unbind(), sum.unbind())
-                    }
                 };
                 (number, next)
             }

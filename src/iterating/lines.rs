@@ -187,7 +187,7 @@ impl State {
     #[inline]
     fn ready<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
-            let Some((bytes, ascii, mut taken)) = self.scanner.next() else { return Ok(None) };
+            let Some((bytes, ascii, mut taken)) = self.scanner.give() else { return Ok(None) };
             let mut line = if ascii {
                 stepping::ascii_text(py, bytes)?
             } else {
@@ -317,7 +317,7 @@ impl LineReader {
     /// Closes the source; there are no more lines then.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let mut state = self.state.enter(py, WHAT)?;
-        while state.scanner.next().is_some() {}
+        while state.scanner.give().is_some() {}
         state.scanner.take_wrong();
         state.end(py);
         Ok(())
@@ -332,8 +332,7 @@ impl LineReader {
             }
             for step in &state.steps {
                 match step {
-                    After::Contains(object) | After::Asked(object) => visit.call(object)?,
-                    After::Field(_, Some(object)) => visit.call(object)?,
+                    After::Contains(object) | After::Asked(object) | After::Field(_, Some(object)) => visit.call(object)?,
                     After::Strip | After::Field(_, None) => {}
                 }
             }

@@ -69,7 +69,9 @@ fn has_runs(keys: &[Placed]) -> bool {
 /// Sorts the keys; with `reverse` from the greatest to the least, equal ones still in their own order.
 pub fn sort(keys: &mut Vec<Placed>, strategy: Strategy, reverse: bool, pool: Option<&rayon::ThreadPool>) {
     if reverse {
-        keys.iter_mut().for_each(|key| key.0 = !key.0);
+        for key in keys.iter_mut() {
+            key.0 = !key.0;
+        }
     }
     if is_sorted(keys) {
         return;
@@ -113,6 +115,7 @@ pub fn sort_texts<'a>(
 
 /// Distributes the keys by one digit after the other, from the last to the first: stable, and no comparisons. Digits that
 /// all keys have in common are passed over. (Radix sort, LSD; Knuth, volume 3, 5.2.5.)
+#[expect(clippy::cast_possible_truncation, reason = "a digit has eleven bits")]
 fn by_digits(keys: &mut Vec<Placed>) {
     const BITS: u32 = 11;
     const VALUES: usize = 1 << BITS;
@@ -124,7 +127,9 @@ fn by_digits(keys: &mut Vec<Placed>) {
         if (differing >> shift) & (VALUES as u64 - 1) != 0 {
             let digit = |key: u64| ((key >> shift) & (VALUES as u64 - 1)) as usize;
             let mut places = [0; VALUES];
-            keys.iter().for_each(|key| places[digit(key.0)] += 1);
+            for key in keys.iter() {
+                places[digit(key.0)] += 1;
+            }
             let mut sum = 0;
             for place in &mut places {
                 sum += std::mem::replace(place, sum);

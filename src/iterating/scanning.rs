@@ -117,7 +117,7 @@ impl Scanner {
 
     /// The next chosen line of the block: its bytes, whether they are known to be ASCII, and how many steps were taken.
     #[inline]
-    pub fn next(&mut self) -> Option<(&[u8], bool, usize)> {
+    pub fn give(&mut self) -> Option<(&[u8], bool, usize)> {
         let chosen = self.chosen.get(self.given)?;
         self.given += 1;
         Some((&self.buffer[chosen.start as usize..chosen.end as usize], self.ascii, chosen.steps as usize))
@@ -479,7 +479,7 @@ mod tests {
         let mut found = Vec::new();
         while scanner.advance(&mut read).expect("nothing fails") {
             assert_eq!(scanner.take_wrong(), None);
-            while let Some((line, _, _)) = scanner.next() {
+            while let Some((line, _, _)) = scanner.give() {
                 found.push(String::from_utf8(line.to_vec()).expect("valid"));
             }
         }
@@ -570,10 +570,10 @@ mod tests {
         let mut rest = &b"one\ntwo \xff\nthree\n"[..];
         let mut read = |into: &mut [u8]| io::Read::read(&mut rest, into);
         assert!(scanner.advance(&mut read).expect("nothing fails"));
-        assert_eq!(scanner.next().map(|found| found.0.to_vec()), Some(b"one".to_vec()));
+        assert_eq!(scanner.give().map(|found| found.0.to_vec()), Some(b"one".to_vec()));
         assert_eq!(scanner.take_wrong(), Some((2, Wrong::Undecodable(4, 9))));
         assert!(scanner.advance(&mut read).expect("nothing fails"));
-        assert_eq!(scanner.next().map(|found| found.0.to_vec()), Some(b"three".to_vec()));
+        assert_eq!(scanner.give().map(|found| found.0.to_vec()), Some(b"three".to_vec()));
         assert!(!scanner.advance(&mut read).expect("nothing fails"));
     }
 }

@@ -379,26 +379,24 @@ impl Running {
                     }
                 }
                 None if self.ended.is_some() => (None, 0),
-                None => match self.source.next(py)? {
-                    Some(item) => {
+                None => {
+                    if let Some(item) = self.source.next(py)? {
                         self.pulled += 1;
                         (Some(item), 0)
-                    }
-                    None => {
+                    } else {
                         self.ended = Some(0);
                         (None, 0)
                     }
-                },
+                }
             };
-            let made = match item {
-                Some(item) => self.pass(py, from, Value::Object(item))?,
-                None => {
-                    let Some(place) = self.ended.filter(|place| *place < self.stages.len()) else { return Ok(None) };
-                    self.ended = Some(place + 1);
-                    match self.stages[place].flush(py)? {
-                        Some(left) => self.pass(py, place + 1, left)?,
-                        None => None,
-                    }
+            let made = if let Some(item) = item {
+                self.pass(py, from, Value::Object(item))?
+            } else {
+                let Some(place) = self.ended.filter(|place| *place < self.stages.len()) else { return Ok(None) };
+                self.ended = Some(place + 1);
+                match self.stages[place].flush(py)? {
+                    Some(left) => self.pass(py, place + 1, left)?,
+                    None => None,
                 }
             };
             if let Some(made) = made {

@@ -234,7 +234,7 @@ impl Node {
 fn truth_of(value: &Value<'_>) -> Option<bool> {
     match value {
         Value::Bool(value) => Some(*value),
-        Value::Object(object) => object.cast_exact::<PyBool>().ok().map(|truth| truth.is_true()),
+        Value::Object(object) => object.cast_exact::<PyBool>().ok().map(PyBoolMethods::is_true),
         Value::Int(_) | Value::Float(_) => None,
     }
 }

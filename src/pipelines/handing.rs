@@ -261,7 +261,7 @@ impl Handing {
         let room = state.most - state.ahead;
         let chunk = state.chunk.unwrap_or_else(|| {
             let cost = self.shared.cost.load(Ordering::Relaxed);
-            let fitting = if cost == 0 { 1 } else { usize::try_from(WORTH / cost).unwrap_or(1) };
+            let fitting = WORTH.checked_div(cost).and_then(|fitting| usize::try_from(fitting).ok()).unwrap_or(1);
             // Every worker should have two chunks, one at hand and one to come.
             fitting.clamp(1, (state.most / 4).max(1))
         });
