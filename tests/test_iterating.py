@@ -718,7 +718,7 @@ class TestNothingIsLost:
         found, errors = drained(make())
         items = [item for batch in found for item in batch]
         if kind == "strict" and errors and isinstance(errors[-1], ValueError):
-            items.extend(eval(errors[-1].__notes__[0].removeprefix("its items: ")))  # noqa: PGH001
+            items.extend(eval(errors[-1].__notes__[0].removeprefix("its items: ")))
         assert items == list(range(count))
 
 

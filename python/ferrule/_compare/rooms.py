@@ -18,6 +18,8 @@ ROOMS: Final[Mapping[str, str]] = MappingProxyType(
         "caching": "ferrule._compare.caching",
         "retrying": "ferrule._compare.retrying",
         "limiting": "ferrule._compare.limiting",
+        "iterating": "ferrule._compare.iterating",
+        "pipelines": "ferrule._compare.pipelines",
     },
 )
 """Room to the module whose `room()` describes it, in the order of reports."""
