@@ -102,7 +102,11 @@ def flattening(module: str, name: str) -> Run:
 def bottleneck_mean(window: int) -> Run:
     """Makes bottleneck ready, from list to list."""
     bottleneck, numpy = require("bottleneck"), require("numpy")
-    return repeated(ITEMS, lambda: bottleneck.move_mean(numpy.array(floats()), window)[window - 1 :].tolist())
+
+    def run() -> Any:
+        return bottleneck.move_mean(numpy.array(floats()), window)[window - 1 :].tolist()
+
+    return repeated(ITEMS, run)
 
 
 def numpy_sort(kind: str) -> Run:

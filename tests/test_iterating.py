@@ -604,7 +604,7 @@ class TestLines:
         data = b"ok\n" + b"x" * 1_000_000
         source = lines(io.BytesIO(data), max_line=100, encoding=encoding)
         assert next(source) == "ok"
-        with pytest.raises(ValueError, match="line 2 of .* is longer than max_line"):
+        with pytest.raises(ValueError, match=r"line 2 of .* is longer than max_line"):
             next(source)
         assert next(source, None) is None
         assert list(lines(io.BytesIO(b"abc\nabcd\r\n"), max_line=4)) == ["abc", "abcd"]

@@ -156,7 +156,8 @@ class TestStages:
         assert run(Pipeline().containing("a").matching("b$").split_field(1), ["a b", "b", "a x"]) == ["b"]
         assert run(Pipeline(), ["a"]) == ["a"]
         seen = []
-        assert run(Pipeline().tap(seen.append).batch(2), range(3)) == [[0, 1], [2]] and seen == [0, 1, 2]
+        assert run(Pipeline().tap(seen.append).batch(2), range(3)) == [[0, 1], [2]]
+        assert seen == [0, 1, 2]
 
     def test_take_pulls_no_more_than_it_needs(self):
         source = iter(range(100))
@@ -451,13 +452,12 @@ class TestAsync:
             raise ValueError("enough")
 
         async def main():
-            found = []
+            run = aiter(Pipeline().run_async(failing()))
+            assert await anext(run) == 1
             with pytest.raises(ValueError, match="enough"):
-                async for item in Pipeline().run_async(failing()):
-                    found.append(item)
-            return found
+                await anext(run)
 
-        assert asyncio.run(main()) == [1]
+        asyncio.run(main())
 
     def test_errors_are_collected(self):
         async def main():
@@ -606,7 +606,7 @@ class TestPipelineFunction:
 
     def test_scalars_are_one_item_between_stages_too(self):
         assert list(pipeline(sum, lambda numbers: [number + 1 for number in numbers])([1, 2])) == [4]
-        assert list(pipeline(lambda texts: "".join(texts), list)("abc")) == ["abc"]
+        assert list(pipeline("".join, list)("abc")) == ["abc"]
         assert list(pipeline()(b"x")) == [b"x"]
 
     def test_what_cannot_be_called_is_refused(self):

@@ -143,7 +143,7 @@ def log() -> Path:
     path = folder / "app.log"
     with path.open("w", encoding="utf-8") as file:
         for number in range(LINES):
-            level = "ERROR" if number % 20 == 7 else "INFO "
+            level = "ERROR" if not number % 20 else "INFO "
             file.write(
                 f"2024-05-04 12:00:{number % 60:02} {level} [worker-{number % 8}] request {chance.random()} took"
             )
