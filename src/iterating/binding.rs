@@ -679,9 +679,9 @@ impl Stepping for Fibonacci {
                 let next = if let Some(sum) = one.checked_add(*other) {
                     Pair::Small(*other, sum)
                 } else {
-                        let other = other.into_pyobject(py)?.into_any();
-                        let sum = number.add(&other)?;
-                        Pair::Large(other.unbind(), sum.unbind())
+                    let other = other.into_pyobject(py)?.into_any();
+                    let sum = number.add(&other)?;
+                    Pair::Large(other.unbind(), sum.unbind())
                 };
                 (number, next)
             }

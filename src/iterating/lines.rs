@@ -332,7 +332,9 @@ impl LineReader {
             }
             for step in &state.steps {
                 match step {
-                    After::Contains(object) | After::Asked(object) | After::Field(_, Some(object)) => visit.call(object)?,
+                    After::Contains(object) | After::Asked(object) | After::Field(_, Some(object)) => {
+                        visit.call(object)?;
+                    }
                     After::Strip | After::Field(_, None) => {}
                 }
             }

@@ -46,6 +46,6 @@ assert_type(Pipeline("p").filter(it > 0).map(str, workers=2, chunk="auto").batch
 assert_type(Pipeline().run([1], on_error="collect"), Run)
 assert_type(pipeline(list)([1]), Iterator[Any])
 
-batched(3, 3)  # type: ignore[arg-type, type-var]  # pyright: ignore
-sort([1], strategy="bogo")  # type: ignore[arg-type]  # pyright: ignore
-Pipeline().run([], on_error="ignore")  # type: ignore[arg-type]  # pyright: ignore
+batched(3, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+sort([1], strategy="bogo")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Pipeline().run([], on_error="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

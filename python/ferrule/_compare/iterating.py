@@ -34,11 +34,12 @@ def repeated(count: int, action: Callable[[], object]) -> Run:
 
     def run(n: int) -> int:
         rounds = max(1, round(n / count))
+        kept: list[object] = [None]
         start = time.perf_counter_ns()
         for _ in range(rounds):
-            kept = action()
+            kept[0] = action()
         taken = time.perf_counter_ns() - start
-        del kept
+        kept.clear()
         return taken * n // (rounds * count)
 
     return run
