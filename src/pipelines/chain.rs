@@ -390,7 +390,7 @@ impl Running {
                 }
             };
             let made = if let Some(item) = item {
-                self.pass(py, from, Value::Object(item))?
+                self.begin(py, from, item)?
             } else {
                 let Some(place) = self.ended.filter(|place| *place < self.stages.len()) else { return Ok(None) };
                 self.ended = Some(place + 1);
@@ -399,15 +399,112 @@ impl Running {
                     None => None,
                 }
             };
-            if let Some(made) = made {
-                return made.object(py).map(Some);
+            if made.is_some() {
+                return Ok(made);
             }
         }
     }
 
-    /// Takes an item through the stages from one on.
+    /// Takes an item through the stages from one on: as far as they do nothing but call, or compute with an `int` that fits,
+    /// with what is between two stages in registers.
     #[inline]
-    fn pass<'py>(&mut self, py: Python<'py>, from: usize, mut item: Value<'py>) -> PyResult<Option<Value<'py>>> {
+    fn begin<'py>(
+        &mut self,
+        py: Python<'py>,
+        from: usize,
+        mut object: Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let mut number = None;
+        // Whether `object` is the value, or `number` alone.
+        let mut whole = true;
+        for place in from..self.stages.len() {
+            let stage = &mut self.stages[place];
+            match &mut stage.kind {
+                Kind::Filter(Function::Opaque(function)) if whole => {
+                    stage.count += 1;
+                    let said = call_one(function.bind(py), &object).and_then(|said| said.is_truthy());
+                    match said {
+                        Ok(true) => continue,
+                        Ok(false) => return Ok(None),
+                        Err(error) => {
+                            return self.failed(py, place, error, Some(Value::Object(object))).map(|()| None);
+                        }
+                    }
+                }
+                Kind::Map(Function::Opaque(function)) if whole => {
+                    stage.count += 1;
+                    match call_one(function.bind(py), &object) {
+                        Ok(made) => object = made,
+                        Err(error) => {
+                            return self.failed(py, place, error, Some(Value::Object(object))).map(|()| None);
+                        }
+                    }
+                    number = None;
+                    continue;
+                }
+                Kind::Filter(Function::Native(_))
+                | Kind::Map(Function::Native(_))
+                | Kind::Accumulate(Total::Sum, Some(Kept::Int(_))) => {}
+                _ => return self.rest(py, place, whole, object, number),
+            }
+            if number.is_none() {
+                number = stepping::small_int(&object);
+            }
+            let Some(value) = number else { return self.pass(py, place, Value::Object(object)) };
+            match &mut stage.kind {
+                Kind::Filter(Function::Native(program)) => {
+                    let said = program.get().quick(value);
+                    if !said.is_known() {
+                        return self.rest(py, place, whole, object, number);
+                    }
+                    stage.count += 1;
+                    if said.value == 0 {
+                        return Ok(None);
+                    }
+                }
+                Kind::Map(Function::Native(program)) => {
+                    let made = program.get().quick(value);
+                    if !made.is_int() {
+                        return self.rest(py, place, whole, object, number);
+                    }
+                    stage.count += 1;
+                    (number, whole) = (Some(made.value), false);
+                }
+                Kind::Accumulate(_, Some(Kept::Int(total))) => {
+                    let Some(sum) = total.checked_add(value) else {
+                        return self.rest(py, place, whole, object, number);
+                    };
+                    stage.count += 1;
+                    *total = sum;
+                    (number, whole) = (Some(sum), false);
+                }
+                _ => {}
+            }
+        }
+        match number {
+            Some(value) if !whole => Ok(Some(value.into_pyobject(py)?.into_any())),
+            _ => Ok(Some(object)),
+        }
+    }
+
+    #[inline(never)]
+    fn rest<'py>(
+        &mut self,
+        py: Python<'py>,
+        place: usize,
+        whole: bool,
+        object: Bound<'py, PyAny>,
+        number: Option<i64>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let value = match number {
+            Some(number) if !whole => Value::Int(number),
+            _ => Value::Object(object),
+        };
+        self.pass(py, place, value)
+    }
+
+    /// Takes a value through the stages from one on.
+    fn pass<'py>(&mut self, py: Python<'py>, from: usize, mut item: Value<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let mut place = from;
         while place < self.stages.len() {
             match self.stages[place].take(py, &mut item) {
@@ -435,7 +532,7 @@ impl Running {
             }
             place += 1;
         }
-        Ok(Some(item))
+        item.object(py).map(Some)
     }
 
     /// Nothing comes to a stage any more, from it or from those before it.

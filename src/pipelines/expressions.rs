@@ -135,7 +135,71 @@ fn operator(name: &str) -> Option<Operator> {
     })
 }
 
+/// What comes of a number, in two registers: values of other sizes, handed on through memory, cost more than what is done
+/// to them.
+#[derive(Clone, Copy)]
+pub struct Quick {
+    kind: u64,
+    /// The number; of a truth value 0 or 1.
+    pub value: i64,
+}
+
+impl Quick {
+    const UNKNOWN: Self = Self { kind: 0, value: 0 };
+
+    fn int(value: Option<i64>) -> Self {
+        value.map_or(Self::UNKNOWN, |value| Self { kind: 1, value })
+    }
+
+    /// Whether it could be told at all.
+    #[inline]
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        self.kind != 0
+    }
+
+    /// Whether it is an `int`.
+    #[inline]
+    #[must_use]
+    pub fn is_int(self) -> bool {
+        self.kind == 1
+    }
+}
+
 impl Node {
+    /// What comes of an `int`, if that takes nothing but numbers that fit.
+    fn quick(&self, item: i64) -> Quick {
+        match self {
+            Self::It => Quick::int(Some(item)),
+            Self::Int(value) => Quick::int(Some(*value)),
+            Self::Binary(operator, one, other) => {
+                let one = match &**one {
+                    Self::It => Quick::int(Some(item)),
+                    one => one.quick(item),
+                };
+                let other = match &**other {
+                    Self::It => Quick::int(Some(item)),
+                    Self::Int(value) => Quick::int(Some(*value)),
+                    other => other.quick(item),
+                };
+                if !one.is_int() || !other.is_int() {
+                    return Quick::UNKNOWN;
+                }
+                let (one, other) = (one.value, other.value);
+                match operator {
+                    Operator::Add => Quick::int(one.checked_add(other)),
+                    Operator::Sub => Quick::int(one.checked_sub(other)),
+                    Operator::Mul => Quick::int(one.checked_mul(other)),
+                    Operator::FloorDiv if one >= 0 && other > 0 => Quick::int(Some(one / other)),
+                    Operator::Mod if one >= 0 && other > 0 => Quick::int(Some(one % other)),
+                    Operator::Compare(how) => Quick { kind: 2, value: i64::from(how.matches(one.cmp(&other))) },
+                    _ => Quick::UNKNOWN,
+                }
+            }
+            _ => Quick::UNKNOWN,
+        }
+    }
+
     /// Reads a tree of tuples: the name of an operation, and what it is done to.
     fn read(tree: &Bound<'_, PyTuple>) -> PyResult<Self> {
         let py = tree.py();
@@ -317,6 +381,13 @@ pub fn binary<'py>(py: Python<'py>, operator: Operator, one: Value<'py>, other: 
 }
 
 impl Program {
+    /// What comes of an `int`, if that takes nothing but numbers that fit.
+    #[inline]
+    #[must_use]
+    pub fn quick(&self, item: i64) -> Quick {
+        self.node.quick(item)
+    }
+
     /// What comes of an item.
     #[inline]
     pub fn evaluate<'py>(&self, py: Python<'py>, item: &Value<'py>) -> PyResult<Value<'py>> {

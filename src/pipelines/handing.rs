@@ -25,6 +25,9 @@ const SLICE: Duration = Duration::from_millis(50);
 /// How much work a hand-over should be worth, in nanoseconds, where the chunk is found by measuring.
 const WORTH: u64 = 100_000;
 
+/// Work that is over sooner than a thread is woken, in nanoseconds.
+const CHEAP: u64 = 20_000;
+
 type Outcome = (Py<PyAny>, Result<Py<PyAny>, PyErr>);
 
 struct Job {
@@ -113,6 +116,8 @@ struct State {
     chunk: Option<usize>,
     ordered: bool,
     pulled: u64,
+    /// Whether items are being handed out, up to the limit.
+    filling: bool,
     /// What the source raised, behind what it gave before.
     pending: Option<PyErr>,
     items: Vec<Arc<Job>>,
@@ -165,6 +170,7 @@ impl Handing {
             chunk,
             ordered,
             pulled: first,
+            filling: true,
             pending: None,
             items: Vec::new(),
             on_error,
@@ -351,7 +357,12 @@ impl Handing {
                     }
                 }
             }
-            if !state.ended && state.pending.is_none() && state.ahead < state.most {
+            // Where the work is small, waking workers is what costs: it is done for many items at a time.
+            let cost = self.shared.cost.load(Ordering::Relaxed);
+            let cheap = cost > 0 && cost < CHEAP;
+            state.filling &= state.ahead < state.most;
+            state.filling |= !cheap || state.ahead <= state.most / 2;
+            if state.filling && !state.ended && state.pending.is_none() && state.ahead < state.most {
                 self.hand_out(py, state);
                 continue;
             }
