@@ -78,7 +78,7 @@ class TestNames:
                 assert value.__module__.startswith("ferrule")
                 assert value.__doc__
                 # `it` is an expression, whose attributes are expressions.
-                assert name == "it" or value.__name__ == name
+                assert name == "it" or value.__name__ == name  # noqa: PLR1714
 
 
 class TestErrors:

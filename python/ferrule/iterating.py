@@ -61,13 +61,15 @@ class _Missing:
 MISSING: Final = _Missing()
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Write an argument as a message shows it."""
     return f"{type(value).__name__}: {value!r}"
 
 
-def _at_least(name: str, value: object, least: int) -> int:
+def at_least(name: str, value: object, least: int) -> int:
+    """Check an argument that is an integer from `least` on."""
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise TypeError(f"{name} must be an integer, not {_shown(value)}")
+        raise TypeError(f"{name} must be an integer, not {shown(value)}")
     number: int = cast("Any", value).__index__()
     if not least <= number < _MANY:
         raise ValueError(f"{name} must be {least} or more, got {value!r}")
@@ -93,7 +95,7 @@ def batched(iterable: Iterable[T], n: int, *, strict: bool = False) -> Iterator[
     Raises:
         TypeError, ValueError: If `iterable` can't be iterated, or `n` is not what it may be.
     """
-    return _core.Batches(iterable, _at_least("n", n, 1), strict=bool(strict), tuples=True)
+    return _core.Batches(iterable, at_least("n", n, 1), strict=bool(strict), tuples=True)
 
 
 def chunked(iterable: Iterable[T], n: int, *, strict: bool = False) -> Iterator[list[T]]:
@@ -113,7 +115,7 @@ def chunked(iterable: Iterable[T], n: int, *, strict: bool = False) -> Iterator[
     Raises:
         TypeError, ValueError: If `iterable` can't be iterated, or `n` is not what it may be.
     """
-    return _core.Batches(iterable, _at_least("n", n, 1), strict=bool(strict), tuples=False)
+    return _core.Batches(iterable, at_least("n", n, 1), strict=bool(strict), tuples=False)
 
 
 def batched_by(
@@ -144,15 +146,15 @@ def batched_by(
         TypeError, ValueError: If an argument is not what it may be. A weigher that raises is told with the item,
             behind the items before it.
     """
-    most = _at_least("max_items", max_items, 1)
+    most = at_least("max_items", max_items, 1)
     if weigher is not None and not callable(weigher):
-        raise TypeError(f"weigher must be a callable or None, not {_shown(weigher)}")
+        raise TypeError(f"weigher must be a callable or None, not {shown(weigher)}")
     if max_weight is None:
         if weigher is not None:
             raise ValueError("weigher must be None where there is no max_weight")
         heaviest = math.inf
     elif isinstance(max_weight, bool) or not isinstance(max_weight, (int, float)):
-        raise TypeError(f"max_weight must be a number or None, not {_shown(max_weight)}")
+        raise TypeError(f"max_weight must be a number or None, not {shown(max_weight)}")
     elif not max_weight > 0:
         raise ValueError(f"max_weight must be above 0, got {max_weight!r}")
     else:
@@ -322,7 +324,7 @@ def windowed(
         TypeError, ValueError: If an argument is not what it may be.
     """
     fill = None if fillvalue is MISSING else (fillvalue,)
-    return _core.Windows(iterable, _at_least("n", n, 1), step=_at_least("step", step, 1), fill=fill)
+    return _core.Windows(iterable, at_least("n", n, 1), step=at_least("step", step, 1), fill=fill)
 
 
 def moving_average(iterable: Iterable[Any], window: int) -> Iterator[Any]:
@@ -346,7 +348,7 @@ def moving_average(iterable: Iterable[Any], window: int) -> Iterator[Any]:
 
     The window is a queue of two stacks, each with its sums.
     """
-    return _core.MovingAverage(iterable, _at_least("window", window, 1))
+    return _core.MovingAverage(iterable, at_least("window", window, 1))
 
 
 def flatten(iterable: Iterable[Any], depth: int | None = 1) -> Iterator[Any]:
@@ -371,7 +373,7 @@ def flatten(iterable: Iterable[Any], depth: int | None = 1) -> Iterator[Any]:
     """
     if depth is None:
         return _core.Flattened(iterable, None)
-    levels = _at_least("depth", depth, 0)
+    levels = at_least("depth", depth, 0)
     if levels == 0:
         return iter(iterable)
     return chain.from_iterable(iterable) if levels == 1 else _core.Flattened(iterable, levels)
@@ -430,7 +432,7 @@ def inorder(root: object, left: str = "left", right: str = "right", value: str =
     """
     for argument, name in (("left", left), ("right", right), ("value", value)):
         if not isinstance(name, str):
-            raise TypeError(f"{argument} must be a string, not {_shown(name)}")
+            raise TypeError(f"{argument} must be a string, not {shown(name)}")
     return _core.InOrder(root, left, right, value)
 
 
@@ -473,7 +475,7 @@ def sort(
     if strategy not in ("auto", "quick", "merge"):
         raise ValueError(f"strategy must be 'auto', 'quick' or 'merge', got {strategy!r}")
     if key is not None and not callable(key):
-        raise TypeError(f"key must be a callable or None, not {_shown(key)}")
+        raise TypeError(f"key must be a callable or None, not {shown(key)}")
     # A list of our own, which nobody changes meanwhile.
     ours: list[Any] = list(items)
     if key is None:
@@ -562,11 +564,11 @@ class Lines:
 
         for argument, value in (("encoding", encoding), ("errors", errors)):
             if not isinstance(value, str):
-                raise TypeError(f"{argument} must be a string, not {_shown(value)}")
+                raise TypeError(f"{argument} must be a string, not {shown(value)}")
         if newline not in _ENDS:
             raise ValueError(f"newline must be None, '', '\\n', '\\r' or '\\r\\n', got {newline!r}")
         if max_line is not None:
-            max_line = _at_least("max_line", max_line, 1)
+            max_line = at_least("max_line", max_line, 1)
         codec = codecs.lookup(encoding).name
         codecs.lookup_error(errors)
         self._steps = steps
@@ -619,12 +621,13 @@ class Lines:
         self._direct = False
         read = getattr(source, "read", None)
         if read is None:
-            raise TypeError(f"source must be a path or a file object, not {_shown(source)}")
+            raise TypeError(f"source must be a path or a file object, not {shown(source)}")
         if isinstance(source, io.TextIOBase) or isinstance(read(0), str):
-            self._text = source
+            self._text = cast("IO[str]", source)
             self._native = False
 
-    def _made(self) -> _core.LineReader | Iterator[str]:
+    def made(self) -> _core.LineReader | Iterator[str]:
+        """Give what reads: the native reader, where there is one."""
         if self._taken:
             raise ValueError("these lines have been taken over by what was made of them")
         if self._reader is None:
@@ -647,7 +650,7 @@ class Lines:
         text = cast("IO[str]", self._text)
         most = self._max_line
         limit = -1 if most is None else most + 2
-        asked = [_step(*step) for step in self._steps]
+        asked = [step_of(*step) for step in self._steps]
         number = self._start[1]
         while True:
             try:
@@ -663,13 +666,13 @@ class Lines:
             if most is not None and len(line) > most:
                 self.close()
                 raise ValueError(f"line {number} of {self._name} is longer than max_line")
-            made: str | None = line
+            made: Any = line
             for ask in asked:
                 made = ask(made)
                 if made is None:
                     break
             else:
-                yield cast("str", made)
+                yield made
 
     def _with(self, *step: Any) -> Lines:
         if self._reader is not None or self._taken:
@@ -683,7 +686,7 @@ class Lines:
     def containing(self, text: str) -> Lines:
         """Choose the lines that contain a text."""
         if not isinstance(text, str):
-            raise TypeError(f"text must be a string, not {_shown(text)}")
+            raise TypeError(f"text must be a string, not {shown(text)}")
         if _encodable(text):
             return self._with("containing", text, None)
         # Surrogates stand for odd bytes, which only Python knows to look for.
@@ -696,7 +699,7 @@ class Lines:
         module's.
         """
         if not isinstance(pattern, (str, re.Pattern)) or not isinstance(getattr(pattern, "pattern", ""), str):
-            raise TypeError(f"pattern must be a string or a compiled pattern of one, not {_shown(pattern)}")
+            raise TypeError(f"pattern must be a string or a compiled pattern of one, not {shown(pattern)}")
         compiled = re.compile(pattern)
         return self._with("matching", compiled.search, _literals(compiled))
 
@@ -712,11 +715,11 @@ class Lines:
                 that shows the line; going on after it goes on with the next line.
         """
         if isinstance(index, bool) or not isinstance(index, int):
-            raise TypeError(f"index must be an integer, not {_shown(index)}")
+            raise TypeError(f"index must be an integer, not {shown(index)}")
         if not -_MANY < index < _MANY:
             raise ValueError(f"index must fit 64 bits, got {index!r}")
         if sep is not None and not isinstance(sep, str):
-            raise TypeError(f"sep must be a string or None, not {_shown(sep)}")
+            raise TypeError(f"sep must be a string or None, not {shown(sep)}")
         if sep == "":
             raise ValueError("sep must not be empty")
         return self._with("field", index, sep)
@@ -726,15 +729,15 @@ class Lines:
         return chunked(self, n)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._made())
+        return iter(self.made())
 
     def __next__(self) -> str:
-        return next(self._made())
+        return next(self.made())
 
     async def __aiter__(self) -> AsyncIterator[str]:
         from asyncio import get_running_loop
 
-        reader = self._made()
+        reader = self.made()
         loop = get_running_loop()
         read = reader.block if isinstance(reader, _core.LineReader) else lambda: next(chunked(reader, 256), None)
         try:
@@ -746,7 +749,7 @@ class Lines:
 
     def position(self) -> tuple[int, int]:
         """Tell where the next line begins: bytes and lines from the start. For UTF-8 alone."""
-        reader = self._made()
+        reader = self.made()
         if not isinstance(reader, _core.LineReader):
             raise TypeError(
                 "lines of a text file, or in another encoding than UTF-8, have no position that can be told"
@@ -815,7 +818,8 @@ def _without_end(line: str, newline: str | None) -> str:
     return line[:-1] if line.endswith(("\n", "\r")) else line
 
 
-def _step(kind: str, first: Any, second: Any) -> Callable[[Any], str | None]:
+def step_of(kind: str, first: Any, second: Any) -> Callable[[Any], str | None]:
+    """Make a function of a step: it gives the line, or what comes of it, or `None`."""
     if kind == "strip":
         return str.strip
     if kind == "containing":
@@ -837,8 +841,10 @@ def _literals(pattern: re.Pattern[str]) -> list[str]:
     if pattern.flags & (re.IGNORECASE | re.LOCALE):
         return []
     try:
-        from re import _constants as codes  # type: ignore[attr-defined]
-        from re import _parser as parser  # type: ignore[attr-defined]
+        from importlib import import_module
+
+        codes: Any = import_module("re._constants")
+        parser: Any = import_module("re._parser")
 
         found: list[str] = []
         current: list[str] = []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, NoReturn, cas
 from ferrule import _core
 from ferrule._errors import MissingExtra
 from ferrule._kinds import kind_of
-from ferrule.iterating import MISSING, Lines, _at_least, _shown, _step, batched_by
+from ferrule.iterating import MISSING, Lines, at_least, batched_by, shown, step_of
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -77,13 +77,13 @@ class Expression:
     def method(self, name: str, /, *args: object) -> Expression:
         """Record the call of a method, as `operator.methodcaller` does."""
         if not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {_shown(name)}")
+            raise TypeError(f"name must be a string, not {shown(name)}")
         return Expression(("method", self.__tree, name, args))
 
     def in_(self, container: object, /) -> Expression:
         """Record the question whether it is in a container."""
         if not hasattr(type(container), "__contains__") and not hasattr(type(container), "__iter__"):
-            raise TypeError(f"container must be a container, not {_shown(container)}")
+            raise TypeError(f"container must be a container, not {shown(container)}")
         return Expression(("in", self.__tree, container))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -222,7 +222,7 @@ class Expression:
 
 
 def _tree_of(value: object) -> tuple[Any, ...]:
-    return value._ferrule_tree() if isinstance(value, Expression) else ("constant", value)  # noqa: SLF001 - one of us
+    return value._ferrule_tree() if isinstance(value, Expression) else ("constant", value)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 def _written(tree: tuple[Any, ...]) -> str:  # noqa: PLR0911 - a table
@@ -302,7 +302,7 @@ def _name_of(function: object) -> str:
 
 def _checked(name: str, function: object) -> None:
     if not callable(function):
-        raise TypeError(f"{name} must be a callable, not {_shown(function)}")
+        raise TypeError(f"{name} must be a callable, not {shown(function)}")
 
 
 def _checked_mode(on_error: object) -> None:
@@ -328,7 +328,7 @@ class _Field:
         self.sep = sep
 
     def __call__(self, line: str) -> str:
-        return cast("str", _step("field", self.index, self.sep)(line))
+        return cast("str", step_of("field", self.index, self.sep)(line))
 
 
 class Pipeline:
@@ -348,19 +348,19 @@ class Pipeline:
         name: What the pipeline is called.
     """
 
-    __slots__ = ("_stages", "name")
+    __slots__ = ("name", "stages")
 
     def __init__(self, name: str = "pipeline") -> None:
         if not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {_shown(name)}")
+            raise TypeError(f"name must be a string, not {shown(name)}")
         self.name = name
-        self._stages: tuple[_Stage, ...] = ()
+        self.stages: tuple[_Stage, ...] = ()
 
     def __repr__(self) -> str:
-        return f"<Pipeline {self.name!r}: {', '.join(stage.name for stage in self._stages) or 'no stages'}>"
+        return f"<Pipeline {self.name!r}: {', '.join(stage.name for stage in self.stages) or 'no stages'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_restored, (self.name, self._stages))
+        return (_restored, (self.name, self.stages))
 
     def _with(
         self,
@@ -371,11 +371,11 @@ class Pipeline:
         parallel: _Parallel | None = None,
     ) -> Pipeline:
         if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a string or None, not {_shown(name)}")
+            raise TypeError(f"name must be a string or None, not {shown(name)}")
         if on_error is not None:
             _checked_mode(on_error)
         stage = _Stage(kind, name if name is not None else kind, arguments, on_error, parallel)
-        return _restored(self.name, (*self._stages, stage))
+        return _restored(self.name, (*self.stages, stage))
 
     def lines(
         self,
@@ -388,7 +388,7 @@ class Pipeline:
         name: str | None = None,
     ) -> Pipeline:
         """Read the source as a file, line by line; see `ferrule.lines`. The first stage alone can do so."""
-        if self._stages:
+        if self.stages:
             raise ValueError("lines must be the first stage")
         options = {"encoding": encoding, "errors": errors, "newline": newline, "max_line": max_line}
         return self._with("lines", (bool(strip), options), name)
@@ -396,21 +396,21 @@ class Pipeline:
     def containing(self, text: str, *, name: str | None = None) -> Pipeline:
         """Keep the strings that contain a text; right behind `lines()`, this is decided on bytes."""
         if not isinstance(text, str):
-            raise TypeError(f"text must be a string, not {_shown(text)}")
+            raise TypeError(f"text must be a string, not {shown(text)}")
         return self._with("containing", (text,), name)
 
     def matching(self, pattern: str | re.Pattern[str], *, name: str | None = None) -> Pipeline:
         """Keep the strings in which a regular expression is found, as by `re.search`."""
         if not isinstance(pattern, (str, re.Pattern)) or not isinstance(getattr(pattern, "pattern", ""), str):
-            raise TypeError(f"pattern must be a string or a compiled pattern of one, not {_shown(pattern)}")
+            raise TypeError(f"pattern must be a string or a compiled pattern of one, not {shown(pattern)}")
         return self._with("matching", (re.compile(pattern),), name)
 
     def split_field(self, index: int, sep: str | None = None, *, name: str | None = None) -> Pipeline:
         """Make one of its fields out of each string; see `Lines.split_field`."""
         if isinstance(index, bool) or not isinstance(index, int):
-            raise TypeError(f"index must be an integer, not {_shown(index)}")
+            raise TypeError(f"index must be an integer, not {shown(index)}")
         if sep is not None and not isinstance(sep, str):
-            raise TypeError(f"sep must be a string or None, not {_shown(sep)}")
+            raise TypeError(f"sep must be a string or None, not {shown(sep)}")
         if sep == "":
             raise ValueError("sep must not be empty")
         return self._with("split_field", (index, sep), name)
@@ -449,18 +449,18 @@ class Pipeline:
         _checked("function", function)
         name = name if name is not None else _name_of(function)
         if limit is not None and not hasattr(limit, "acquire"):
-            raise TypeError(f"limit must be a RateLimiter or None, not {_shown(limit)}")
+            raise TypeError(f"limit must be a RateLimiter or None, not {shown(limit)}")
         if retry is not None and not callable(retry):
-            raise TypeError(f"retry must be a Retry or None, not {_shown(retry)}")
+            raise TypeError(f"retry must be a Retry or None, not {shown(retry)}")
         parallel = None
-        ahead = _at_least("buffer", buffer, 0)
-        size = None if chunk == "auto" else _at_least("chunk", chunk, 1)
+        ahead = at_least("buffer", buffer, 0)
+        size = None if chunk == "auto" else at_least("chunk", chunk, 1)
         if executor is not None and not callable(getattr(executor, "submit", None)):
-            raise TypeError(f"executor must be an Executor or None, not {_shown(executor)}")
+            raise TypeError(f"executor must be an Executor or None, not {shown(executor)}")
         if workers is not None or executor is not None:
             if workers is None:
                 workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-            count = _at_least("workers", workers, 1)
+            count = at_least("workers", workers, 1)
             if count > _THREADS:
                 raise ValueError(f"workers must be {_THREADS} or fewer, got {workers!r}")
             parallel = _Parallel(count, bool(ordered), 2 * count + ahead, executor, size)
@@ -531,16 +531,16 @@ class Pipeline:
         """
         if key is not None:
             _checked("key", key)
-        most = None if maxsize is None else _at_least("maxsize", maxsize, 1)
+        most = None if maxsize is None else at_least("maxsize", maxsize, 1)
         return self._with("dedupe", (key, most), name, on_error)
 
     def skip(self, n: int, *, name: str | None = None) -> Pipeline:
         """Drop the first `n` items."""
-        return self._with("skip", (_at_least("n", n, 0),), name)
+        return self._with("skip", (at_least("n", n, 0),), name)
 
     def take(self, n: int, *, name: str | None = None) -> Pipeline:
         """Keep the first `n` items, and pull no more than are needed for them."""
-        return self._with("take", (_at_least("n", n, 0),), name)
+        return self._with("take", (at_least("n", n, 0),), name)
 
     def take_while(
         self, function: Callable[[Any], Any], *, name: str | None = None, on_error: OnError | None = None
@@ -551,7 +551,7 @@ class Pipeline:
 
     def batch(self, n: int, *, max_wait: float | timedelta | None = None, name: str | None = None) -> Pipeline:
         """Put items into lists of `n`; with `max_wait`, a list comes that long after its first item at the latest."""
-        size = _at_least("n", n, 1)
+        size = at_least("n", n, 1)
         if max_wait is not None:
             return self._with("batch_within", (size, _core.seconds_from("max_wait", max_wait)), name or "batch")
         return self._with("batch", (size,), name)
@@ -559,7 +559,7 @@ class Pipeline:
     def windowed(self, n: int, *, step: int = 1, fillvalue: object = MISSING, name: str | None = None) -> Pipeline:
         """Make overlapping tuples of `n` items; see `ferrule.windowed`."""
         fill = None if fillvalue is MISSING else (fillvalue,)
-        return self._with("windowed", (_at_least("n", n, 1), _at_least("step", step, 1), fill), name)
+        return self._with("windowed", (at_least("n", n, 1), at_least("step", step, 1), fill), name)
 
     def tap(
         self, function: Callable[[Any], Any], *, name: str | None = None, on_error: OnError | None = None
@@ -613,7 +613,7 @@ class Pipeline:
 
 def _restored(name: str, stages: tuple[_Stage, ...]) -> Pipeline:
     made = Pipeline(name)
-    made._stages = stages  # noqa: SLF001 - it is one of us
+    made.stages = stages
     return made
 
 
@@ -639,7 +639,7 @@ class Run:
     ) -> None:
         _checked_mode(on_error)
         if progress is not False and progress is not True and not callable(progress):
-            raise TypeError(f"progress must be a bool or a callable, not {_shown(progress)}")
+            raise TypeError(f"progress must be a bool or a callable, not {shown(progress)}")
         self.errors: list[StageError] = []
         self._pipeline = definition
         self._mode = on_error
@@ -656,22 +656,24 @@ class Run:
             self._iterator = _watched(self._iterator, progress, definition.name)
 
     def _built(self, source: Any, resume: dict[str, Any] | None) -> Iterator[Any]:  # noqa: C901 - a loop
-        stages = list(self._pipeline._stages)  # noqa: SLF001 - one of us
-        kept = list(resume["segments"]) if resume is not None else []
+        stages = list(self._pipeline.stages)
+        kept: list[Any] = list(resume["segments"]) if resume is not None else []
         current: Iterable[Any]
         if stages and stages[0].kind == "lines":
             strip, options = stages.pop(0).arguments
             start = tuple(resume["source"]) if resume is not None else (0, 0)
             lines = Lines(source, steps=(("strip", None, None),) if strip else (), start=start, **options)
-            while stages and stages[0].kind in ("containing", "matching", "split_field"):
+            chosen = ("containing", "matching", "split_field")
+            while stages and str(stages[0].kind) in chosen:
                 stage = stages.pop(0)
                 lines = getattr(lines, stage.kind)(*stage.arguments)
             self._lines = lines
-            current = lines._made()  # noqa: SLF001 - one of us
+            current = lines.made()
         else:
             if isinstance(source, (str, bytes, os.PathLike)):
-                raise TypeError(f"source is {_shown(source)}: to read it as a file, begin the pipeline with .lines()")
-            current = source if resume is None else islice(iter(source), resume["source"], None)
+                raise TypeError(f"source is {shown(source)}: to read it as a file, begin the pipeline with .lines()")
+            plain = cast("Iterable[Any]", source)
+            current = plain if resume is None else islice(iter(plain), resume["source"], None)
         errors = self.errors
 
         def collect(told: tuple[str, int, Any, Exception]) -> None:
@@ -703,7 +705,8 @@ class Run:
                 current = batched_by(current, max_items=size, max_wait=seconds)
                 self._segments.append(_Opaque(stage.name, current))
             else:
-                before, items = kept.pop(0) if kept else (0, [])
+                told: tuple[int, list[Any]] = kept.pop(0) if kept else (0, [])
+                before, items = told
                 current = self._handed(stage, chain(items, current) if items else current, collect, before)
         if serial or not self._segments:
             serial.extend(() if serial else [("skip", "skip", "raise", (0,))])
@@ -750,7 +753,7 @@ class Run:
     ) -> Iterator[Any]:
         parallel = cast("_Parallel", stage.parallel)
         function = self._function(stage)
-        mode = stage.on_error or self._mode
+        mode = cast("OnError", stage.on_error or self._mode)
         if parallel.executor is not None:
             handed = _OnExecutor(
                 iter(current), function, parallel, name=stage.name, mode=mode, collect=collect, first=first
@@ -787,7 +790,7 @@ class Run:
             TypeError: If a stage has a state that nobody knows: `through`, and `batch` with `max_wait`.
             ValueError: In the middle of what a `flat_map` gives out, or while another thread advances the run.
         """
-        segments = []
+        segments: list[Any] = []
         pulled: Any = 0
         for place, segment in enumerate(self._segments):
             if isinstance(segment, _Opaque):
@@ -825,7 +828,7 @@ class Run:
 
 
 def _signature(definition: Pipeline) -> tuple[str, ...]:
-    return tuple(f"{stage.kind}:{stage.name}" for stage in definition._stages)  # noqa: SLF001 - one of us
+    return tuple(f"{stage.kind}:{stage.name}" for stage in definition.stages)
 
 
 class _Opaque(NamedTuple):
@@ -1124,11 +1127,12 @@ class AsyncRun:
         self, definition: Pipeline, source: Any, *, progress: bool | Callable[[int], object], on_error: OnError
     ) -> None:
         _checked_mode(on_error)
-        if isinstance(source, (str, bytes, os.PathLike)) and not _reads_lines(definition):
-            raise TypeError(f"source is {_shown(source)}: to read it as a file, begin the pipeline with .lines()")
+        given: Any = source
+        if isinstance(given, (str, bytes, os.PathLike)) and not _reads_lines(definition):
+            raise TypeError(f"source is {shown(source)}: to read it as a file, begin the pipeline with .lines()")
         self.errors: list[StageError] = []
         self._definition = definition
-        self._source = source
+        self._source: Any = given
         self._progress: Any = progress
         self._mode: OnError = on_error
         self._begun = False
@@ -1144,11 +1148,9 @@ class AsyncRun:
 
         loop = get_running_loop()
         bridge = _Bridge(loop)
-        feed = (
-            _Feed(self._source, loop)
-            if hasattr(type(self._source), "__aiter__") and not isinstance(self._source, Lines)
-            else None
-        )
+        given: object = self._source
+        asynchronous = hasattr(given, "__aiter__") and not isinstance(given, Lines)
+        feed = _Feed(given, loop) if asynchronous else None
         run: Run | None = None
         puller: _Puller | None = None
         try:
@@ -1177,7 +1179,7 @@ class AsyncRun:
 
 
 def _reads_lines(definition: Pipeline) -> bool:
-    stages = definition._stages  # noqa: SLF001 - one of us
+    stages = definition.stages
     return bool(stages) and stages[0].kind == "lines"
 
 
@@ -1185,9 +1187,10 @@ def _reads_lines(definition: Pipeline) -> bool:
 
 
 def _items(value: Any) -> Iterable[Any]:
-    if isinstance(value, (str, bytes)) or not (hasattr(type(value), "__iter__") or hasattr(type(value), "__getitem__")):
-        return (value,)
-    return cast("Iterable[Any]", value)
+    given: object = value
+    if isinstance(given, (str, bytes)) or not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
+        return (given,)
+    return cast("Iterable[Any]", given)
 
 
 def pipeline(*functions: Callable[[Any], Any]) -> Callable[[Any], Iterator[Any]]:
@@ -1214,7 +1217,7 @@ def pipeline(*functions: Callable[[Any], Any]) -> Callable[[Any], Iterator[Any]]
     """
     for place, function in enumerate(functions):
         if not callable(function):
-            raise TypeError(f"function {place} must be a callable, not {_shown(function)}")
+            raise TypeError(f"function {place} must be a callable, not {shown(function)}")
 
     def run(data: Any) -> Iterator[Any]:
         items = _items(data)

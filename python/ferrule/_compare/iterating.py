@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ferrule._compare.harness import Prepared, Room, Row
 
@@ -80,7 +80,7 @@ def flattened(items: Iterable[Any]) -> Iterator[Any]:
     """Flattens by hand, all the way down."""
     for item in items:
         if isinstance(item, (list, tuple)):
-            yield from flattened(item)
+            yield from flattened(cast("Iterable[Any]", item))
         else:
             yield item
 
