@@ -152,7 +152,7 @@ class Handing:
 
 @final
 class Worker:
-    def __call__(self) -> None: ...
+    def __call__(self, /, *args: Any, **kwargs: Any) -> None: ...
 
 @final
 class Passthrough(Wrapper):

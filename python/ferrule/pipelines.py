@@ -642,7 +642,7 @@ class Run:
             raise TypeError(f"progress must be a bool or a callable, not {shown(progress)}")
         self.errors: list[StageError] = []
         self._pipeline = definition
-        self._mode = on_error
+        self._mode: OnError = on_error
         self._bridge = bridge
         self._segments: list[Any] = []
         self._lines: Lines | None = None
@@ -670,10 +670,11 @@ class Run:
             self._lines = lines
             current = lines.made()
         else:
-            if isinstance(source, (str, bytes, os.PathLike)):
+            given: object = source
+            if isinstance(given, (str, bytes, os.PathLike)):
                 raise TypeError(f"source is {shown(source)}: to read it as a file, begin the pipeline with .lines()")
-            plain = cast("Iterable[Any]", source)
-            current = plain if resume is None else islice(iter(plain), resume["source"], None)
+            whole = cast("Iterable[Any]", given)
+            current = whole if resume is None else islice(iter(whole), resume["source"], None)
         errors = self.errors
 
         def collect(told: tuple[str, int, Any, Exception]) -> None:
@@ -753,7 +754,7 @@ class Run:
     ) -> Iterator[Any]:
         parallel = cast("_Parallel", stage.parallel)
         function = self._function(stage)
-        mode = cast("OnError", stage.on_error or self._mode)
+        mode = stage.on_error or self._mode
         if parallel.executor is not None:
             handed = _OnExecutor(
                 iter(current), function, parallel, name=stage.name, mode=mode, collect=collect, first=first
