@@ -13,15 +13,20 @@ pub mod errors;
 pub mod flights;
 #[cfg(feature = "python")]
 pub mod guarding;
+pub mod iterating;
 #[cfg(feature = "python")]
 pub mod lifecycle;
 pub mod limiting;
 pub mod patterns;
+#[cfg(feature = "python")]
+pub mod pipelines;
 pub mod pooling;
 #[cfg(feature = "python")]
 pub mod probing;
 pub mod retrying;
 pub mod scheduling;
+#[cfg(feature = "python")]
+pub mod stepping;
 pub mod timing;
 #[cfg(feature = "python")]
 pub mod upkeep;
@@ -39,6 +44,12 @@ mod _core {
     #[pymodule_export]
     use crate::clock::binding::{ManualClock, coarse_ns, precise_ns, seconds_from};
     #[pymodule_export]
+    use crate::iterating::binding::{
+        Batches, Fibonacci, Flattened, InOrder, MovingAverage, WeighedBatches, Windows, sort_plain,
+    };
+    #[pymodule_export]
+    use crate::iterating::lines::LineReader;
+    #[pymodule_export]
     use crate::lifecycle::{after_fork_in_child, forks};
     #[pymodule_export]
     use crate::limiting::binding::{Bucket, LimitedFunction, Limiter, Standing};
@@ -46,6 +57,12 @@ mod _core {
     use crate::patterns::binding::{
         CaseInsensitiveDict, LazyProperty, Shelved, SingletonCall, Spellings, set_metaclass,
     };
+    #[pymodule_export]
+    use crate::pipelines::chain::Chain;
+    #[pymodule_export]
+    use crate::pipelines::expressions::Program;
+    #[pymodule_export]
+    use crate::pipelines::handing::{Handing, Worker};
     #[pymodule_export]
     use crate::pooling::binding::{Approach, Lease, Pool};
     #[pymodule_export]
@@ -78,6 +95,8 @@ mod _core {
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         crate::callable::publish_all(module.py())?;
+        crate::iterating::binding::publish_all(module.py());
+        crate::pipelines::chain::publish_all(module.py());
         crate::clock::calibrate();
         crate::lifecycle::install(module)
     }

@@ -1,6 +1,8 @@
 from ferrule import caching as caching
+from ferrule import iterating as iterating
 from ferrule import limiting as limiting
 from ferrule import patterns as patterns
+from ferrule import pipelines as pipelines
 from ferrule import pooling as pooling
 from ferrule import retrying as retrying
 from ferrule import scheduling as scheduling
@@ -26,6 +28,18 @@ from ferrule.caching import CacheStats as CacheStats
 from ferrule.caching import cache as cache
 from ferrule.caching import cached as cached
 from ferrule.caching import lru_cache as lru_cache
+from ferrule.iterating import Lines as Lines
+from ferrule.iterating import batched as batched
+from ferrule.iterating import batched_by as batched_by
+from ferrule.iterating import chunked as chunked
+from ferrule.iterating import countdown as countdown
+from ferrule.iterating import fibonacci as fibonacci
+from ferrule.iterating import flatten as flatten
+from ferrule.iterating import inorder as inorder
+from ferrule.iterating import lines as lines
+from ferrule.iterating import moving_average as moving_average
+from ferrule.iterating import sort as sort
+from ferrule.iterating import windowed as windowed
 from ferrule.limiting import Decision as Decision
 from ferrule.limiting import LimiterStats as LimiterStats
 from ferrule.limiting import RateLimiter as RateLimiter
@@ -37,6 +51,10 @@ from ferrule.patterns import Registry as Registry
 from ferrule.patterns import Singleton as Singleton
 from ferrule.patterns import lazy_property as lazy_property
 from ferrule.patterns import singleton as singleton
+from ferrule.pipelines import Pipeline as Pipeline
+from ferrule.pipelines import StageError as StageError
+from ferrule.pipelines import it as it
+from ferrule.pipelines import pipeline as pipeline
 from ferrule.pooling import PoolClosed as PoolClosed
 from ferrule.pooling import PoolExhausted as PoolExhausted
 from ferrule.pooling import PoolLeakWarning as PoolLeakWarning
@@ -90,12 +108,14 @@ __all__ = [
     "FieldTypeError",
     "FieldValueError",
     "LimiterStats",
+    "Lines",
     "MemoryStats",
     "MissingExtra",
     "Model",
     "OneOf",
     "Pattern",
     "PerformanceMonitor",
+    "Pipeline",
     "Plugin",
     "PoolClosed",
     "PoolExhausted",
@@ -111,6 +131,7 @@ __all__ = [
     "RetryBudget",
     "RetryStats",
     "Singleton",
+    "StageError",
     "TaskResult",
     "TaskScheduler",
     "TaskTimeout",
@@ -120,26 +141,41 @@ __all__ = [
     "Transaction",
     "UnknownDependency",
     "__version__",
+    "batched",
+    "batched_by",
     "cache",
     "cached",
     "caching",
+    "chunked",
     "count_calls",
+    "countdown",
     "create_model",
     "enforce_types",
+    "fibonacci",
+    "flatten",
     "gather_bounded",
+    "inorder",
+    "it",
+    "iterating",
     "lazy_property",
     "limiting",
+    "lines",
     "lru_cache",
+    "moving_average",
     "patterns",
+    "pipeline",
+    "pipelines",
     "pooling",
     "rate_limited",
     "retry",
     "retrying",
     "scheduling",
     "singleton",
+    "sort",
     "testing",
     "timed",
     "timing",
     "transaction",
     "validating",
+    "windowed",
 ]

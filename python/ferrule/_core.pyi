@@ -1,6 +1,6 @@
 import builtins
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from threading import Condition, Thread
 from types import EllipsisType, FrameType, GenericAlias, MappingProxyType, MethodType, TracebackType
@@ -38,6 +38,127 @@ class Wrapper:
 @final
 class Shell(Wrapper):
     def __new__(cls, function: Callable[..., Any], shell: Callable[..., Any], /) -> Self: ...
+
+@final
+class Batches:
+    def __new__(cls, iterable: Iterable[Any], n: int, /, *, strict: bool, tuples: bool) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+
+@final
+class WeighedBatches:
+    def __new__(
+        cls,
+        iterable: Iterable[Any],
+        /,
+        *,
+        max_items: int,
+        max_weight: float,
+        weigher: Callable[[Any], float] | None,
+    ) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> list[Any]: ...
+
+@final
+class Windows:
+    def __new__(cls, iterable: Iterable[Any], n: int, /, *, step: int, fill: tuple[object] | None) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> tuple[Any, ...]: ...
+
+@final
+class MovingAverage:
+    def __new__(cls, iterable: Iterable[Any], window: int, /) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+
+@final
+class Flattened:
+    def __new__(cls, iterable: Iterable[Any], depth: int | None, /) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+
+@final
+class Fibonacci:
+    def __new__(cls) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> int: ...
+
+@final
+class InOrder:
+    def __new__(cls, root: object, left: str, right: str, value: str, /) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+
+@final
+class LineReader:
+    def __new__(
+        cls,
+        source: Any,
+        steps: Sequence[tuple[str, Any, Any]],
+        /,
+        *,
+        owned: bool,
+        newline: str | None,
+        errors: str,
+        max_line: int | None,
+        name: str,
+        start: tuple[int, int],
+    ) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> str: ...
+    def block(self) -> list[str] | None: ...
+    def position(self) -> tuple[int, int]: ...
+    def close(self) -> None: ...
+
+def sort_plain(items: list[Any], keys: list[Any], strategy: str, reverse: bool, /) -> list[Any] | None: ...
+
+@final
+class Program:
+    def __new__(cls, tree: tuple[Any, ...], /) -> Self: ...
+    def __call__(self, item: Any, /) -> Any: ...
+
+@final
+class Chain:
+    def __new__(
+        cls,
+        source: Iterable[Any],
+        stages: Sequence[tuple[str, str, str, tuple[Any, ...]]],
+        collect: Callable[[Any], None],
+        /,
+    ) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def pulled(self) -> int: ...
+    def state(self) -> list[Any]: ...
+    def restore(self, kept: Sequence[Any], /) -> None: ...
+    def close(self) -> None: ...
+
+@final
+class Handing:
+    def __new__(
+        cls,
+        source: Iterable[Any],
+        function: Callable[[Any], Any],
+        /,
+        *,
+        most: int,
+        chunk: int | None,
+        ordered: bool,
+        name: str,
+        on_error: str,
+        collect: Callable[[Any], None],
+        first: int,
+    ) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def worker(self) -> Worker: ...
+    def alive(self) -> int: ...
+    def state(self) -> tuple[int, list[Any]]: ...
+    def close(self) -> None: ...
+
+@final
+class Worker:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> None: ...
 
 @final
 class Passthrough(Wrapper):
@@ -740,22 +861,28 @@ def _stop_upkeep() -> None: ...
 __all__ = [
     "Admission",
     "Approach",
+    "Batches",
     "BreakerFunction",
     "Bucket",
     "Cache",
     "CachedFunction",
     "CallPermit",
     "CaseInsensitiveDict",
+    "Chain",
     "Check",
     "Circuit",
     "CoroutineCaching",
     "CountedFunction",
     "Crew",
     "EnforcedFunction",
+    "Fibonacci",
     "FieldInfo",
     "Fields",
+    "Flattened",
     "FutureBase",
     "GuardedValues",
+    "Handing",
+    "InOrder",
     "Initializer",
     "Journey",
     "Keys",
@@ -764,12 +891,15 @@ __all__ = [
     "LimitedFunction",
     "Limiter",
     "Line",
+    "LineReader",
     "ManualClock",
+    "MovingAverage",
     "Panicking",
     "Passthrough",
     "Place",
     "Plan",
     "Pool",
+    "Program",
     "Ready",
     "Recorder",
     "Recorders",
@@ -789,6 +919,9 @@ __all__ = [
     "ThreadPool",
     "TimedFunction",
     "Timer",
+    "WeighedBatches",
+    "Windows",
+    "Worker",
     "Wrapper",
     "_after_fork_in_child",
     "_change_metaclass",
@@ -797,6 +930,7 @@ __all__ = [
     "forks",
     "precise_ns",
     "seconds_from",
+    "sort_plain",
 ]
 
 @disjoint_base

@@ -22,6 +22,8 @@ ROOMS: Final[Mapping[str, str]] = MappingProxyType(
         "validating": "ferrule._compare.validating",
         "patterns": "ferrule._compare.patterns",
         "scheduling": "ferrule._compare.scheduling",
+        "iterating": "ferrule._compare.iterating",
+        "pipelines": "ferrule._compare.pipelines",
     },
 )
 """Room to the module whose `room()` describes it, in the order of reports."""

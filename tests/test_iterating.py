@@ -1,0 +1,758 @@
+"""The iterating room: what iterators give, what they keep, and that lines are those of `open`."""
+
+import asyncio
+import gc
+import gzip
+import io
+import itertools
+import math
+import os
+import pickle
+import random
+import re
+import threading
+import time
+import weakref
+from collections import Counter
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ferrule
+from ferrule import iterating
+from ferrule.iterating import (
+    batched,
+    batched_by,
+    chunked,
+    countdown,
+    fibonacci,
+    flatten,
+    inorder,
+    lines,
+    moving_average,
+    sort,
+    windowed,
+)
+
+SLOW = bool(os.environ.get("FERRULE_FEW_CASES"))
+CASES = 1_000 if SLOW else 10_000
+
+
+class Failing:
+    """An iterator that fails once at each of some places, and then goes on."""
+
+    def __init__(self, count, places):
+        self.items = iter(range(count))
+        self.places = set(places)
+        self.next = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.next in self.places:
+            self.places.discard(self.next)
+            raise KeyError(self.next)
+        item = next(self.items)
+        self.next += 1
+        return item
+
+
+def drained(iterator):
+    """Everything that comes, and the errors on the way."""
+    found, errors = [], []
+    while True:
+        try:
+            found.append(next(iterator))
+        except StopIteration:
+            return found, errors
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+
+
+class TestBatches:
+    @pytest.mark.parametrize("make", [list, tuple, iter, lambda items: (item for item in items), range])
+    @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 100, 2**62])
+    def test_they_hold_the_items_in_order(self, make, n):
+        source = make(7) if make is range else make(list(range(7)))
+        expected = [tuple(range(start, min(start + n, 7))) for start in range(0, 7, n)]
+        assert list(batched(source, n)) == expected
+        source = make(7) if make is range else make(list(range(7)))
+        assert list(chunked(source, n)) == [list(part) for part in expected]
+
+    def test_an_empty_source_has_none(self):
+        assert list(batched([], 3)) == list(chunked(iter(()), 3, strict=True)) == []
+
+    @pytest.mark.parametrize("n", [0, -1, 2**63])
+    def test_a_size_out_of_range_is_refused(self, n):
+        with pytest.raises(ValueError, match=r"n must be 1 or more, got"):
+            batched([], n)
+
+    @pytest.mark.parametrize("n", [1.0, "3", None, True])
+    def test_a_size_that_is_no_integer_is_refused(self, n):
+        with pytest.raises(TypeError, match=r"n must be an integer, not"):
+            chunked([], n)
+
+    def test_what_cannot_be_iterated_is_refused_at_once(self):
+        with pytest.raises(TypeError):
+            batched(3, 3)
+
+    @pytest.mark.parametrize("source", [list(range(7)), range(7)])
+    def test_strict_names_what_is_left_over(self, source):
+        batches = batched(source, 3, strict=True)
+        assert [next(batches), next(batches)] == [(0, 1, 2), (3, 4, 5)]
+        with pytest.raises(ValueError, match="has 1 of 3 items") as caught:
+            next(batches)
+        assert caught.value.__notes__ == ["its items: (6,)"]
+        assert next(batches, None) is None
+
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_a_source_that_fails_once_loses_nothing(self, strict):
+        found, errors = drained(batched(Failing(8, [5]), 4, strict=strict))
+        assert [item for batch in found for item in batch] == list(range(8))
+        assert [type(error) for error in errors] == [KeyError]
+
+    def test_a_list_may_grow_and_shrink_meanwhile(self):
+        items = [1, 2, 3]
+        batches = chunked(items, 2)
+        assert next(batches) == [1, 2]
+        items.extend([4, 5])
+        assert next(batches) == [3, 4]
+        items.clear()
+        assert list(batches) == []
+
+    def test_a_subclass_of_list_is_iterated_as_it_wants(self):
+        class Backwards(list):
+            def __iter__(self):
+                return reversed(list(super().__iter__()))
+
+        assert list(batched(Backwards([1, 2, 3]), 2)) == [(3, 2), (1,)]
+
+    def test_one_that_advances_itself_is_told_so(self):
+        def source():
+            yield 1
+            next(batches)
+
+        batches = batched(source(), 5)
+        found, errors = drained(batches)
+        assert found == [(1,)]
+        assert "is being advanced already" in str(errors[0])
+
+    def test_a_cycle_through_one_is_collected(self):
+        class Item:
+            pass
+
+        item = Item()
+        item.batches = batched([item], 1)
+        gone = weakref.ref(item)
+        del item
+        gc.collect()
+        assert gone() is None
+
+
+class TestBatchedBy:
+    def test_the_number_of_items_ends_a_batch(self):
+        assert list(batched_by(range(5), max_items=2)) == [[0, 1], [2, 3], [4]]
+
+    def test_the_weight_ends_a_batch(self):
+        words = ["a", "bb", "ccc", "dddddd", "e"]
+        assert list(batched_by(words, max_weight=4)) == [["a", "bb"], ["ccc"], ["dddddd"], ["e"]]
+        assert list(batched_by([5, 1, 1, 9], max_weight=6, weigher=lambda n: n)) == [[5, 1], [1], [9]]
+
+    @pytest.mark.parametrize("wait", [None, 60])
+    def test_a_weigher_that_raises_loses_nothing(self, wait):
+        found, errors = drained(
+            iter(batched_by([1, 0, 2], max_weight=9, weigher=lambda n: 1 / n, max_wait=wait)),
+        )
+        assert found == [[1], [2]]
+        assert "0" in errors[0].__notes__[0]
+
+    @pytest.mark.parametrize("wait", [None, 60])
+    def test_a_negative_weight_is_refused(self, wait):
+        with pytest.raises(ValueError, match="a weight must be 0 or more"):
+            next(batched_by([1], max_weight=9, weigher=lambda n: -n, max_wait=wait))
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ({"max_items": 0}, ValueError),
+            ({"max_weight": 0}, ValueError),
+            ({"max_weight": "1"}, TypeError),
+            ({"weigher": len}, ValueError),
+            ({"weigher": 3, "max_weight": 1}, TypeError),
+            ({"max_wait": -1}, ValueError),
+            ({"max_wait": "1"}, TypeError),
+        ],
+    )
+    def test_bad_arguments_are_refused(self, arguments, error):
+        with pytest.raises(error):
+            batched_by([], **arguments)
+
+    def test_a_batch_comes_in_time_though_the_source_blocks(self):
+        go_on = threading.Event()
+
+        def source():
+            yield 1
+            yield 2
+            go_on.wait(60)
+            yield 3
+
+        batches = batched_by(source(), max_items=10, max_wait=0.05)
+        first = next(batches)
+        assert first in ([1], [1, 2])
+        go_on.set()
+        assert first + [item for batch in batches for item in batch] == [1, 2, 3]
+
+    def test_a_source_that_fails_is_heard_behind_its_items(self):
+        found, errors = drained(batched_by(iter_then_fail(), max_items=10, max_wait=30))
+        assert found == [[1, 2]]
+        assert [str(error) for error in errors] == ["enough"]
+
+    def test_closing_ends_the_thread_and_little_is_pulled_ahead(self):
+        pulled = []
+
+        def source():
+            for number in itertools.count():
+                pulled.append(number)
+                yield number
+
+        batches = batched_by(source(), max_items=4, max_wait=60)
+        assert next(batches) == [0, 1, 2, 3]
+        batches.close()
+        assert not batches._thread.is_alive()
+        assert len(pulled) <= 4 + 4 + 1
+
+
+def iter_then_fail():
+    yield 1
+    yield 2
+    raise ValueError("enough")
+
+
+class TestWindows:
+    @given(
+        st.lists(st.integers(), max_size=12),
+        st.integers(1, 6),
+        st.integers(1, 6),
+        st.sampled_from([iterating.MISSING, None, 0]),
+    )
+    @settings(deadline=None)
+    def test_they_are_slices(self, items, n, step, fill):
+        expected = []
+        covered = 0
+        for start in range(0, len(items), step):
+            part = items[start : start + n]
+            if len(part) == n:
+                expected.append(tuple(part))
+                covered = start + n
+            else:
+                if fill is not iterating.MISSING and (start + len(part) > covered or not expected):
+                    expected.append(tuple(part + [fill] * (n - len(part))))
+                break
+        assert list(windowed(iter(items), n, step=step, fillvalue=fill)) == expected
+
+    def test_bad_arguments_are_refused(self):
+        with pytest.raises(ValueError, match="n must be 1 or more"):
+            windowed([], 0)
+        with pytest.raises(ValueError, match="step must be 1 or more"):
+            windowed([], 1, step=0)
+
+    def test_a_source_that_fails_once_loses_nothing(self):
+        found, errors = drained(windowed(Failing(5, [0, 2]), 2))
+        assert found == [(0, 1), (1, 2), (2, 3), (3, 4)]
+        assert len(errors) == 2
+
+
+class TestMovingAverage:
+    @given(st.lists(st.integers(-1000, 1000) | st.floats(-1e6, 1e6), max_size=40), st.integers(1, 9))
+    @settings(deadline=None)
+    def test_it_is_the_mean_of_each_window(self, numbers, window):
+        expected = [math.fsum(numbers[at : at + window]) / window for at in range(len(numbers) - window + 1)]
+        assert list(moving_average(numbers, window)) == pytest.approx(expected, abs=1e-6)
+
+    def test_after_zeros_it_is_exactly_zero(self):
+        numbers = [1e16, 0.1, 1e308, -3.7, *[0.0] * 20]
+        assert list(moving_average(numbers, 7))[-13:] == [0.0] * 13
+        assert list(moving_average([math.inf, math.nan, 1.0, 2.0, 3.0], 2))[-2:] == [1.5, 2.5]
+
+    def test_other_numbers_stay_what_they_are(self):
+        assert list(moving_average([Fraction(1, 3), 1, 2], 2)) == [Fraction(2, 3), Fraction(3, 2)]
+        assert list(moving_average([1, 2, Decimal("0.5"), 4], 2)) == [1.5, Decimal("1.25"), Decimal("2.25")]
+        assert list(moving_average([2**80, 2**80], 2)) == [float(2**80)]
+
+    def test_what_is_no_number_is_named(self):
+        with pytest.raises(TypeError) as caught:
+            list(moving_average([1.5, 2, "x"], 2))
+        assert caught.value.__notes__ == ["moving_average: item 2: 'x'"]
+
+
+class TestFlatten:
+    def test_one_level_is_chain(self):
+        assert list(flatten([[1], (2, [3]), "ab"])) == [1, 2, [3], "a", "b"]
+        assert isinstance(flatten([]), itertools.chain)
+
+    def test_no_level_is_the_items(self):
+        assert list(flatten([[1], 2], depth=0)) == [[1], 2]
+
+    def test_deeper_levels_end_at_leaves(self):
+        nested = [1, [2, (3, [4, {5: 0}]), "six", b"seven"], iter([8, [9]])]
+        assert list(flatten(nested, depth=None)) == [1, 2, 3, 4, 5, "six", b"seven", 8, 9]
+        assert list(flatten([1, [2, [3, [4]]]], depth=2)) == [1, 2, 3, [4]]
+
+    def test_what_contains_itself_is_told(self):
+        endless = []
+        endless.append(endless)
+        with pytest.raises(RecursionError):
+            list(flatten(endless, depth=None))
+
+    def test_any_depth_will_do(self):
+        nested = [0]
+        for _ in range(100_000):
+            nested = [nested]
+        assert list(flatten(nested, depth=None)) == [0]
+        while isinstance(nested, list) and nested:  # one by one: the interpreter frees nested lists by recursion
+            nested = nested.pop()
+
+    def test_bad_depths_are_refused(self):
+        with pytest.raises(ValueError, match="depth must be 0 or more"):
+            flatten([], depth=-1)
+
+
+class TestNumbersAndTrees:
+    def test_countdown_is_a_range(self):
+        assert list(countdown(5)) == [5, 4, 3, 2, 1]
+        assert list(countdown(2, stop=-1)) == [2, 1, 0]
+        assert next(countdown(10**30)) == 10**30
+        assert list(countdown(0)) == []
+
+    def test_fibonacci_is_exact(self):
+        numbers = list(itertools.islice(fibonacci(), 300))
+        assert numbers[:8] == [0, 1, 1, 2, 3, 5, 8, 13]
+        assert all(c == a + b for a, b, c in zip(numbers, numbers[1:], numbers[2:], strict=False))
+
+    def test_a_tree_is_walked_from_left_to_right(self):
+        def tree(low, high):
+            if low >= high:
+                return None
+            middle = (low + high) // 2
+            return SimpleNamespace(l=tree(low, middle), r=tree(middle + 1, high), v=middle)
+
+        assert list(inorder(tree(0, 100), "l", "r", "v")) == list(range(100))
+        assert list(inorder(None)) == []
+
+    def test_no_tree_is_too_deep(self):
+        node = None
+        nodes = []
+        for value in range(50_000):
+            node = SimpleNamespace(left=node, right=None, value=value)
+            nodes.append(node)
+        assert list(inorder(node)) == list(range(50_000))
+        for each in nodes:
+            each.left = None
+
+    def test_a_node_without_a_value_is_an_error(self):
+        with pytest.raises(AttributeError):
+            list(inorder(SimpleNamespace(left=None, right=None)))
+        with pytest.raises(TypeError, match="left must be a string"):
+            inorder(None, left=3)
+
+
+class Tagged(int):
+    """An integer that is not the very class."""
+
+
+class TestSort:
+    @pytest.mark.parametrize("strategy", ["auto", "merge", "quick"])
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: random.randrange(-100, 100),
+            lambda: random.randrange(-(2**70), 2**70),
+            random.random,
+            lambda: random.choice([0.0, -0.0, 1.5, -math.inf, math.inf]),
+            lambda: f"{random.randrange(1000)} a text that begins alike",
+            lambda: random.choice(["é", "ü", "a", "zebra" * 3]),
+            lambda: random.choice(["日本", "a"]),
+            lambda: random.choice([1, 2.5]),
+            lambda: (random.randrange(3), random.random()),
+            lambda: Tagged(random.randrange(5)),
+            lambda: random.random() < 0.5,
+        ],
+    )
+    @pytest.mark.parametrize("count", [0, 1, 50, 100, 3000])
+    def test_it_sorts_as_sorted_does(self, make, count, reverse, strategy):
+        items = [make() for _ in range(count)]
+        before = list(items)
+        found = sort(items, reverse=reverse, strategy=strategy)
+        assert items == before
+        expected = sorted(items, reverse=reverse)
+        assert found == expected
+        if strategy != "quick":
+            assert [id(item) for item in found] == [id(item) for item in expected]
+        else:
+            assert Counter(map(id, found)) == Counter(map(id, items))
+
+    @pytest.mark.parametrize("strategy", ["auto", "merge", "quick"])
+    def test_many_are_sorted_by_several_threads(self, strategy):
+        items = [random.random() for _ in range(60_000)]
+        assert sort(items, strategy=strategy) == sorted(items)
+        texts = list(map(str, items))
+        assert sort(texts, strategy=strategy) == sorted(texts)
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_keys_decide_once_each_and_stably(self, reverse):
+        items = [(random.randrange(5), number) for number in range(500)]
+        asked = []
+
+        def key(item):
+            asked.append(item)
+            return item[0]
+
+        assert sort(items, key=key, reverse=reverse) == sorted(items, key=lambda item: item[0], reverse=reverse)
+        assert asked == items
+        assert sort(items, key=lambda item: (item[0],)) == sorted(items, key=lambda item: item[0])
+
+    def test_nan_is_left_to_the_interpreter(self):
+        items = [math.nan if number % 7 == 0 else float(-number) for number in range(200)]
+        assert list(map(str, sort(items))) == list(map(str, sorted(items)))
+
+    def test_bad_arguments_are_refused(self):
+        with pytest.raises(ValueError, match="strategy must be"):
+            sort([], strategy="bogo")
+        with pytest.raises(TypeError, match="key must be"):
+            sort([], key=3)
+        with pytest.raises(TypeError):
+            sort([1, "a"])
+
+    @pytest.mark.subprocess
+    def test_a_forked_child_sorts_too(self, python):
+        done = python(
+            """
+            import os, random, sys, warnings
+            warnings.simplefilter("ignore")
+            from ferrule import sort
+            items = [random.random() for _ in range(100_000)]
+            assert sort(items, strategy="merge") == sorted(items)
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if sort(items, strategy="merge") == sorted(items) else 1)
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            """
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def opened(path, **options):
+    """The lines of `open`, less their ends."""
+    newline = options.get("newline")
+    with Path(path).open(encoding="utf-8", **options) as file:
+        found = list(file)
+    ends = (newline,) if newline else ("\r\n", "\n", "\r")
+    for place, line in enumerate(found):
+        for end in ends:
+            if line.endswith(end):
+                found[place] = line[: -len(end)]
+                break
+    return found
+
+
+TEXTS = [
+    b"",
+    b"\n",
+    b"one",
+    b"one\n",
+    b"one\ntwo",
+    b"one\r\ntwo\rthree\n\r\r\n",
+    b"\r",
+    b"nul\0inside\n\0\n",
+    "é\r\nü\n日本\u2028still\x0b\x0c\x85".encode(),
+    b"x" * 700_000 + b"\ny\r\n" + b"z" * 300_000,
+    b"a\r\n" * 200_000,
+    (b"y" * 262_143 + b"\r\n") * 3,
+    (b"y" * 262_142 + b"\r\n") * 3,
+]
+
+
+class TestLines:
+    @pytest.mark.parametrize("newline", [None, "", "\n", "\r", "\r\n"])
+    @pytest.mark.parametrize("number", range(len(TEXTS)))
+    def test_they_are_those_of_open(self, tmp_path, number, newline):
+        path = tmp_path / "text"
+        path.write_bytes(TEXTS[number])
+        expected = opened(path, newline=newline)
+        assert list(lines(path, newline=newline)) == expected
+        assert list(lines(io.BytesIO(TEXTS[number]), newline=newline)) == expected
+        assert list(lines(path, newline=newline, encoding="utf-8-sig")) == expected
+        with path.open(encoding="utf-8", newline=newline) as text:
+            assert list(lines(text, newline=newline)) == expected
+
+    @given(st.text(alphabet="a\r\n é", max_size=30), st.sampled_from([None, "\n", "\r", "\r\n"]))
+    @settings(deadline=None)
+    def test_any_text_is_cut_like_open_cuts_it(self, text, newline):
+        data = text.encode()
+        wrapper = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline=newline or "")
+        ends = (newline,) if newline else ("\r\n", "\n", "\r")
+        expected = []
+        for line in wrapper:
+            end = next((end for end in ends if line.endswith(end)), "")
+            expected.append(line[: len(line) - len(end)])
+        assert list(lines(io.BytesIO(data), newline=newline)) == expected
+
+    def test_the_logs_are_read_as_open_reads_them(self):
+        folder = os.environ.get("FERRULE_TEST_DATA")
+        if not folder:
+            pytest.skip("FERRULE_TEST_DATA names no folder with logs")
+        logs = sorted(Path(folder).rglob("*.log"))
+        assert logs
+        for log in logs:
+            for errors in ("strict", "replace", "surrogateescape"):
+                try:
+                    expected = opened(log, errors=errors)
+                except UnicodeDecodeError:
+                    with pytest.raises(UnicodeDecodeError):
+                        list(lines(log))
+                    continue
+                assert list(lines(log, errors=errors)) == expected
+                wanted = [line for line in expected if "error" in line]
+                assert list(lines(log, errors=errors).containing("error")) == wanted
+                assert list(lines(log, strip=True, errors=errors)) == [line.strip() for line in expected]
+                fields = [line.split()[0] for line in expected if re.search(r"\d+:\d+", line)]
+                assert list(lines(log, errors=errors).matching(r"\d+:\d+").split_field(0)) == fields
+
+    def test_odd_bytes_name_their_line_and_the_rest_comes(self):
+        found, errors = drained(lines(io.BytesIO(b"one\ntwo \xff\nthree\n\xc3\nfive")))
+        assert found == ["one", "three", "five"]
+        assert [error.__notes__[0].partition(" of ")[0] for error in errors] == ["in line 2", "in line 4"]
+        assert all(isinstance(error, UnicodeDecodeError) for error in errors)
+
+    @pytest.mark.parametrize("errors", ["replace", "ignore", "backslashreplace", "surrogateescape"])
+    def test_other_ways_with_odd_bytes_are_those_of_open(self, tmp_path, errors):
+        data = b"ER\xffROR\nERROR\n\xe2\x82\nfine \xff\n"
+        path = tmp_path / "odd"
+        path.write_bytes(data)
+        expected = opened(path, errors=errors)
+        assert list(lines(path, errors=errors)) == expected
+        for needle in ("ERROR", "\\xff", "\ufffd", "\udcff"):
+            wanted = [line for line in expected if needle in line]
+            assert list(lines(path, errors=errors).containing(needle)) == wanted
+
+    @pytest.mark.parametrize("wide", [False, True])
+    @given(
+        text=st.text(alphabet="ab\n\r \t\u00a0é", max_size=60),
+        needle=st.text(alphabet="ab \n", max_size=2),
+        strip=st.booleans(),
+    )
+    @settings(deadline=None)
+    def test_choosing_on_bytes_is_choosing_on_text(self, wide, text, needle, strip):
+        text = text + ("日" if wide else "")
+        expected = [line.strip() if strip else line for line in re.split("\r\n|\r|\n", text)]
+        if expected and not re.split("\r\n|\r|\n", text)[-1]:
+            expected.pop()
+        source = lines(io.BytesIO(text.encode()), strip=strip)
+        assert list(source.containing(needle)) == [line for line in expected if needle in line]
+
+    @pytest.mark.parametrize("pattern", ["ERROR", r"E\w+R 5", r"(?i)error", r"^$", r"a|ERROR 7", r"x\sERR", r"日"])
+    def test_patterns_are_those_of_re(self, pattern):
+        text = "x ERROR 5\nerror\n\nERROR 7 日\nx\x1cERR\na"
+        found = list(lines(io.BytesIO(text.encode())).matching(pattern))
+        assert found == [line for line in text.split("\n") if re.search(pattern, line)]
+
+    @pytest.mark.parametrize("sep", [None, ",", "é"])
+    @pytest.mark.parametrize("index", [0, 1, -1, -2])
+    def test_fields_are_those_of_split(self, sep, index):
+        text = "a,b c\u00a0d\n,x é y\nü,é é\n  two  words  "
+        expected, missing = [], 0
+        for line in text.split("\n"):
+            try:
+                expected.append(line.split(sep)[index])
+            except IndexError:
+                missing += 1
+        found, errors = drained(lines(io.BytesIO(text.encode())).split_field(index, sep))
+        assert found == expected
+        assert len(errors) == missing
+        assert all("there is no field" in str(error) for error in errors)
+
+    def test_steps_are_taken_in_the_order_in_which_they_are_written(self):
+        source = io.BytesIO(b"ok ERROR\nERROR ok\n")
+        assert list(lines(source).split_field(0).containing("ERROR")) == ["ERROR"]
+
+    def test_begun_lines_are_not_chosen_from_any_more(self):
+        source = lines(io.BytesIO(b"a\nb"))
+        chosen = source.containing("a")
+        with pytest.raises(ValueError, match="have been taken over"):
+            next(source)
+        assert next(chosen) == "a"
+        with pytest.raises(ValueError, match="have been begun"):
+            chosen.containing("b")
+
+    def test_gzip_and_text_and_chunks(self, tmp_path):
+        path = tmp_path / "log.gz"
+        path.write_bytes(gzip.compress(b"one\ntwo\nthree"))
+        assert list(lines(path).chunked(2)) == [["one", "two"], ["three"]]
+        assert list(lines(io.StringIO("é\nx")).containing("x")) == ["x"]
+        assert list(lines(io.BytesIO("é\n".encode("latin-1")), encoding="latin-1")) == ["é"]
+        assert list(lines(io.BytesIO("é\n".encode("utf-16")), encoding="utf-16")) == ["é"]
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+    def test_a_line_that_is_too_long_is_an_error(self, encoding):
+        data = b"ok\n" + b"x" * 1_000_000
+        source = lines(io.BytesIO(data), max_line=100, encoding=encoding)
+        assert next(source) == "ok"
+        with pytest.raises(ValueError, match=r"line 2 of .* is longer than max_line"):
+            next(source)
+        assert next(source, None) is None
+        assert list(lines(io.BytesIO(b"abc\nabcd\r\n"), max_line=4)) == ["abc", "abcd"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ({"newline": "x"}, ValueError),
+            ({"encoding": "klingon"}, LookupError),
+            ({"errors": "klingon"}, LookupError),
+            ({"max_line": 0}, ValueError),
+            ({"encoding": None}, TypeError),
+        ],
+    )
+    def test_bad_arguments_are_refused(self, arguments, error):
+        with pytest.raises(error):
+            lines(io.BytesIO(), **arguments)
+        with pytest.raises(FileNotFoundError):
+            lines("no such file")
+        with pytest.raises(TypeError, match="source must be a path or a file object"):
+            lines(3)
+
+    def test_a_read_that_raises_is_heard_and_can_be_gone_on_from(self):
+        class Flaky(io.BytesIO):
+            failed = False
+
+            def read(self, size=-1):
+                if size and not self.failed:
+                    self.failed = True
+                    raise OSError("not now")
+                return super().read(size)
+
+        found, errors = drained(lines(Flaky(b"a\nb")))
+        assert (found, [str(error) for error in errors]) == (["a", "b"], ["not now"])
+
+    def test_a_file_is_closed_at_the_end_and_before(self, tmp_path):
+        path = tmp_path / "text"
+        path.write_bytes(b"a\nb\n" * 100_000)
+        source = lines(path)
+        next(source)
+        source.close()
+        assert next(source, None) is None
+        with lines(path) as source:
+            assert sum(1 for _ in source) == 200_000
+        mine = io.BytesIO(b"a")
+        assert list(lines(mine)) == ["a"]
+        assert not mine.closed
+
+    def test_a_file_that_shrinks_ends_sooner(self, tmp_path):
+        path = tmp_path / "text"
+        path.write_bytes(b"line\n" * 200_000)
+        source = lines(path)
+        assert next(source) == "line"
+        os.truncate(path, 0)
+        assert all(line in ("line", "") for line in source)
+
+    def test_async_for_gives_the_same(self, tmp_path):
+        path = tmp_path / "text"
+        path.write_bytes(b"line\n" * 50_000 + b"end")
+
+        async def count():
+            found = [line async for line in lines(path)]
+            async for line in lines(path):
+                assert line == "line"
+                break
+            return found
+
+        assert asyncio.run(count()) == ["line"] * 50_000 + ["end"]
+
+    @pytest.mark.subprocess
+    def test_standard_input_and_ctrl_c_in_a_read_that_blocks(self, python, tmp_path):
+        done = python(
+            """
+            import os, signal, sys, threading
+            from ferrule import lines
+            os.mkfifo(sys.argv[1])
+            keep = os.open(sys.argv[1], os.O_RDWR)
+            os.write(keep, b"first\\nsec")
+            source = lines(sys.argv[1])
+            assert next(source) == "first"
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            try:
+                next(source)
+            except KeyboardInterrupt:
+                os.write(keep, b"ond\\n")
+                assert next(source) == "second"
+                assert list(lines(sys.stdin.buffer)) == []
+                print("heard")
+            """,
+            tmp_path / "fifo",
+        )
+        assert done.stdout == "heard\n", done.stderr
+
+
+class TestNothingIsLost:
+    @given(
+        st.integers(0, 40),
+        st.sets(st.integers(0, 40), max_size=4),
+        st.integers(1, 9),
+        st.sampled_from(["batched", "chunked", "batched_by", "strict"]),
+    )
+    @settings(max_examples=CASES // 4, deadline=None)
+    def test_what_goes_in_comes_out(self, count, places, n, kind):
+        source = Failing(count, places)
+        make = {
+            "batched": lambda: batched(source, n),
+            "chunked": lambda: chunked(source, n),
+            "batched_by": lambda: batched_by(source, max_items=n, max_weight=20, weigher=lambda item: item),
+            "strict": lambda: batched(source, n, strict=True),
+        }[kind]
+        found, errors = drained(make())
+        items = [item for batch in found for item in batch]
+        if kind == "strict" and errors and isinstance(errors[-1], ValueError):
+            items.extend(eval(errors[-1].__notes__[0].removeprefix("its items: ")))
+        assert items == list(range(count))
+
+
+@pytest.mark.parametrize("name", [name for name in iterating.__all__ if name != "Lines"])
+def test_every_name_is_documented_and_public(name):
+    assert getattr(ferrule, name) is getattr(iterating, name)
+    assert ">>>" in getattr(iterating, name).__doc__
+
+
+def test_missing_is_itself_after_pickling():
+    assert pickle.loads(pickle.dumps(iterating.MISSING)) is iterating.MISSING
+    assert repr(iterating.MISSING) == "MISSING"
+
+
+def test_threads_share_an_iterator_without_losing_items():
+    source = iter(range(20_000))
+    batches = batched(source, 7)
+    found, lock = [], threading.Lock()
+
+    def take():
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except ValueError:
+                time.sleep(0)
+                continue
+            with lock:
+                found.extend(batch)
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(found) == list(range(20_000))
