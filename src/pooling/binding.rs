@@ -1130,9 +1130,11 @@ impl Pool {
             _ => Ok(state.job.take()),
         });
         let Ok(before) = before else { return };
-        if let Some((moment, number)) = before {
-            upkeep::cancel(py, moment, number);
-        }
+        let due = match before {
+            // It is late, and what it was to come for is still to be done.
+            Some((moment, number)) if upkeep::cancel(py, moment, number) => due.min(moment),
+            _ => due,
+        };
         // Without a reference that would keep the pool alive.
         let Ok(weak) = PyWeakrefReference::new(this.as_any()) else { return };
         let weak = weak.unbind();
