@@ -15,7 +15,6 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
-use pyo3::exceptions::PyBaseException;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
@@ -672,10 +671,4 @@ pub mod context {
 pub fn this_thread() -> usize {
     thread_local!(static HERE: u8 = const { 0 });
     HERE.with(|here| ptr::from_ref(here).addr())
-}
-
-/// Whether an exception is of the kinds that a program handles, as opposed to those that end it.
-#[must_use]
-pub fn is_exception(error: &Bound<'_, PyBaseException>) -> bool {
-    error.is_instance_of::<pyo3::exceptions::PyException>()
 }

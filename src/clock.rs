@@ -171,6 +171,11 @@ pub mod binding {
         Ok(Duration::try_from_secs_f64(seconds).ok().and_then(|duration| u64::try_from(duration.as_nanos()).ok()))
     }
 
+    /// The same for an argument that may be left out, which is as good as one that is longer than 584 years.
+    pub fn optional_nanoseconds(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
+        value.map_or(Ok(None), |value| nanoseconds(name, value))
+    }
+
     /// The argument `name` as a float of seconds: a number or a `timedelta`, not negative.
     #[pyfunction]
     #[pyo3(signature = (name, value, /))]

@@ -57,6 +57,18 @@ impl Error {
     }
 }
 
+/// An argument that is to be callable, where it is given.
+pub fn optional_callable(
+    name: &str,
+    expected: &'static str,
+    value: Option<Bound<'_, PyAny>>,
+) -> PyResult<Option<Py<PyAny>>> {
+    match value {
+        Some(value) if !value.is_callable() => Err(Error::wrong_type(name, expected, &value).into()),
+        value => Ok(value.map(Bound::unbind)),
+    }
+}
+
 /// The object as a message shows it. A `repr` that raises doesn't take the place of the error that is being told.
 #[must_use]
 pub fn short_repr(object: &Bound<'_, PyAny>) -> String {

@@ -13,7 +13,7 @@
 //! and for all.
 #![expect(
     unsafe_code,
-    reason = "the interpreter lock's token stands in for a mutex; calls that end with the interpreter"
+    reason = "the interpreter lock's token, or a lane, stands in for a mutex; calls that end with the interpreter"
 )]
 
 use std::convert::Infallible;
@@ -61,6 +61,17 @@ impl Drop for Opened {
     }
 }
 
+/// Runs `body`, and releases what it pushed to the dead.
+#[inline]
+fn then_release<R>(py: Python<'_>, body: impl FnOnce(&mut Dead) -> R) -> R {
+    let mut dead = Dead::new();
+    let result = body(&mut dead);
+    if !dead.is_empty() {
+        release(py, dead);
+    }
+    result
+}
+
 /// A value that attached threads share.
 #[derive(Default)]
 pub struct Guarded<T> {
@@ -77,15 +88,7 @@ impl<T> Guarded<T> {
     ///
     /// A panic in `body` leaves the state as it was at that moment and the cell usable.
     pub fn with<R>(&self, py: Python<'_>, body: impl FnOnce(&mut T, &mut Dead) -> R) -> R {
-        let mut dead = Dead::new();
-        let result = {
-            let _opened = Opened::new();
-            self.cell.open(py, |state| body(state, &mut dead))
-        };
-        if !dead.is_empty() {
-            release(py, dead);
-        }
-        result
+        then_release(py, |dead| self.peek(py, |state| body(state, dead)))
     }
 
     /// Opens the cell for `body`, which runs no Python code and lets no reference go.
@@ -128,15 +131,7 @@ impl<T: CatchUp> Shared<T> {
 
     /// Opens the cell for `body`, as [`Guarded::with`] does.
     pub fn with<R>(&self, py: Python<'_>, body: impl FnOnce(&mut T, &mut Dead) -> R) -> R {
-        let mut dead = Dead::new();
-        let result = {
-            let _opened = Opened::new();
-            self.cell.open(py, |state| body(state, &mut dead))
-        };
-        if !dead.is_empty() {
-            release(py, dead);
-        }
-        result
+        then_release(py, |dead| self.peek(py, |state| body(state, dead)))
     }
 
     /// Opens the cell for `body`, which runs no Python code and lets no reference go.

@@ -140,11 +140,11 @@ pub fn schedule(py: Python<'_>, due: u64, errand: Errand) -> u64 {
     number
 }
 
-/// Takes an errand from the timetable.
-pub fn cancel(py: Python<'_>, due: u64, number: u64) {
-    let Some(timetable) = TIMETABLE.with(py, |timetable, _| timetable.clone()) else { return };
+/// Takes an errand from the timetable; whether it was still there.
+pub fn cancel(py: Python<'_>, due: u64, number: u64) -> bool {
+    let Some(timetable) = TIMETABLE.with(py, |timetable, _| timetable.clone()) else { return false };
     let errand = timetable.open().errands.remove(&(due, number));
-    drop(errand);
+    errand.is_some()
 }
 
 /// Whether nothing is done in the background any more, because the program is about to end.

@@ -805,7 +805,8 @@ def test_threads_leave_it_whole(policy):  # noqa: C901 - one case an operation
     finally:
         sys.setswitchinterval(before)
     assert too_many == []
-    assert all(cache[key] == key for key in list(cache))
+    # What was set for a millionth of a second goes in its own time.
+    assert all(cache.get(key, key) == key for key in list(cache))
 
 
 # -- statistics and arguments -----------------------------------------------------------------------------------------

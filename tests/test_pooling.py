@@ -1123,6 +1123,25 @@ class TestUpkeep:
         for each in slow:
             until(lambda each=each: each.stats().idle == 1)
 
+    def test_a_late_upkeep_forgets_nothing(self, factory):
+        holds, held = threading.Event(), threading.Semaphore(0)
+
+        def create():
+            held.release()
+            return holds.wait(LONG) and object()
+
+        slow = [ResourcePool(create, min_idle=1) for _ in range(4)]
+        for _ in slow:
+            assert held.acquire(timeout=LONG)
+        # Its first upkeep is late when a resource is made here, for whose idle time another one is arranged.
+        pool = factory.pool(min_idle=2, max_idle_time=600)
+        with pool.lease():
+            pass
+        holds.set()
+        for each in slow:
+            until(lambda each=each: each.stats().idle == 1)
+        until(lambda: pool.stats().idle == 2)
+
     def test_the_upkeep_keeps_no_pool_alive(self, factory):
         pool = factory.pool(min_idle=1, close=None)
         until(lambda: pool.stats().idle == 1)  # noqa: F821 - it is there until it is deleted

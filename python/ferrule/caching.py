@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar,
 
 from ferrule import _core
 from ferrule._kinds import is_method_object, kind_of
+from ferrule._logging import logger_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import timedelta
-    from logging import Logger
     from typing import Concatenate, Literal, Self, TypeAlias
 
     Policy: TypeAlias = Literal["lru", "lfu", "fifo", "s3fifo"]
@@ -174,20 +174,11 @@ class _Refresher:
 _refresh_in_thread = _Refresher()
 
 
-@functools.cache
-def _logger() -> Logger:
-    # Imported by those who log: logging takes longer to import than all of ferrule.
-    import logging
-
-    logging.getLogger("ferrule").addHandler(logging.NullHandler())
-    return logging.getLogger("ferrule.caching")
-
-
 def _log_refresh(wrapper: Any) -> None:
     name = getattr(wrapper, "__qualname__", repr(wrapper))
     fields = {"ferrule_name": name}
     text = "refreshing %s failed: the old value stays"
-    _logger().warning(text, name, exc_info=True, extra=fields)
+    logger_of("caching").warning(text, name, exc_info=True, extra=fields)
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------

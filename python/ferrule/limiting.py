@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Collection
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast, overload
 
 from ferrule import _core
+from ferrule._checking import positive_integer, shown
 from ferrule._errors import AcquireTimeout, RateLimited
 from ferrule._kinds import first_step, is_method_object, kind_of
 
@@ -48,7 +49,6 @@ F = TypeVar("F", bound="Callable[..., Any]")
 T = TypeVar("T")
 
 _NANOSECONDS: Final = 1e9
-_MANY: Final = 2**63
 _MAX_KEYS: Final = 1_000_000
 
 
@@ -76,18 +76,6 @@ class LimiterStats(NamedTuple):
     keys: int
     forgotten: int
     waiting: int
-
-
-def _shown(value: object) -> str:
-    return f"{type(value).__name__}: {value!r}"
-
-
-def _positive_integer(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {_shown(value)}")
-    if not 1 <= value < _MANY:
-        raise ValueError(f"{name} must be 1 or more, got {value!r}")
-    return value
 
 
 class RateLimiter(_core.Limiter):
@@ -126,14 +114,14 @@ class RateLimiter(_core.Limiter):
     def __new__(cls, rate: float, *, per: float | timedelta = 1.0, burst: int = 1, max_keys: int = 1_000_000) -> Self:
         """Make a limiter whose buckets are full."""
         if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-            raise TypeError(f"rate must be a number, not {_shown(rate)}")
+            raise TypeError(f"rate must be a number, not {shown(rate)}")
         if not 0 < rate < math.inf:
             raise ValueError(f"rate must be a finite number above 0, got {rate!r}")
         seconds = _core.seconds_from("per", per)
         if not 0 < seconds < math.inf:
             raise ValueError(f"per must be more than 0 seconds and finite, got {per!r}")
-        _positive_integer("burst", burst)
-        _positive_integer("max_keys", max_keys)
+        positive_integer("burst", burst)
+        positive_integer("max_keys", max_keys)
         interval = seconds / rate * _NANOSECONDS
         if not _core.Limiter.countable(interval, burst):
             raise ValueError(
@@ -288,13 +276,13 @@ def rate_limited(
             raise TypeError("per, burst and max_keys are the RateLimiter's own, where one is given")
         limiter = rate
     elif callable(rate):
-        raise TypeError(f"rate_limited needs a rate: @rate_limited(100, per=1.0), not {_shown(rate)}")
+        raise TypeError(f"rate_limited needs a rate: @rate_limited(100, per=1.0), not {shown(rate)}")
     else:
         limiter = RateLimiter(rate, per=per, burst=burst, max_keys=max_keys)
     if key is not None and (not callable(key) or kind_of(key) != "function"):
-        raise TypeError(f"key must be a plain function of the call's arguments, not {_shown(key)}")
+        raise TypeError(f"key must be a plain function of the call's arguments, not {shown(key)}")
     if not isinstance(wait, bool):
-        raise TypeError(f"wait must be True or False, not {_shown(wait)}")
+        raise TypeError(f"wait must be True or False, not {shown(wait)}")
     if timeout is not None:
         timeout = _core.seconds_from("timeout", timeout)
         if not wait:
@@ -317,7 +305,7 @@ def _limited(
         return type(function)(_limited(function.__func__, limiter, key, wait, timeout))
     if not callable(function) or isinstance(function, type):
         hint = "; put @rate_limited below @property" if isinstance(function, property) else ""
-        raise TypeError(f"rate_limited takes a function, not {_shown(function)}{hint}")
+        raise TypeError(f"rate_limited takes a function, not {shown(function)}{hint}")
     kind = kind_of(function)
     wrapper: Any
     if kind == "function":
@@ -453,9 +441,9 @@ async def gather_bounded(
         TypeError, ValueError: If an argument is not what it may be.
         asyncio.CancelledError: If the task is cancelled: so are the coroutines then.
     """
-    _positive_integer("limit", limit)
+    positive_integer("limit", limit)
     if not isinstance(return_exceptions, bool):
-        raise TypeError(f"return_exceptions must be True or False, not {_shown(return_exceptions)}")
+        raise TypeError(f"return_exceptions must be True or False, not {shown(return_exceptions)}")
     drawn: AsyncIterator[Awaitable[Any]] | Iterator[Awaitable[Any]]
     if isinstance(coroutines, AsyncIterable):
         drawn = aiter(coroutines)
@@ -463,7 +451,7 @@ async def gather_bounded(
         try:
             drawn = iter(coroutines)
         except TypeError:
-            raise TypeError(f"coroutines must be an iterable of awaitables, not {_shown(coroutines)}") from None
+            raise TypeError(f"coroutines must be an iterable of awaitables, not {shown(coroutines)}") from None
     gathering = _Gathering(limit, return_exceptions)
     try:
         return await gathering.run(drawn)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast
 from ferrule import _core
 from ferrule._errors import FerruleError
 from ferrule._kinds import kind_of
+from ferrule._logging import logger_of
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from datetime import timedelta
-    from logging import Logger
     from types import CodeType, EllipsisType, ModuleType, TracebackType
     from typing import Literal, Protocol, TypeAlias
 
@@ -627,15 +627,6 @@ def _called(name: str | None) -> str:
     return "the pool" if name is None else f"the pool {name!r}"
 
 
-@functools.cache
-def _logger() -> Logger:
-    # Imported by those who log: logging takes longer to import than all of ferrule.
-    import logging
-
-    logging.getLogger("ferrule").addHandler(logging.NullHandler())
-    return logging.getLogger("ferrule.pooling")
-
-
 _CONSEQUENCES: Final = {
     "check": "the resource is replaced",
     "close": "the resource is let go",
@@ -648,7 +639,7 @@ _CONSEQUENCES: Final = {
 def log_failure(name: str | None, what: str, error: BaseException) -> None:
     fields = {"ferrule_name": name, "callback": what}
     text = "%s: %s failed: %s"
-    _logger().warning(text, _called(name), what, _CONSEQUENCES[what], exc_info=error, extra=fields)
+    logger_of("pooling").warning(text, _called(name), what, _CONSEQUENCES[what], exc_info=error, extra=fields)
 
 
 def closed_error(name: str | None) -> PoolClosed:

@@ -31,8 +31,10 @@ from typing import (
 )
 
 from ferrule import _core
+from ferrule._checking import positive_integer, shown
 from ferrule._errors import CircuitOpen
 from ferrule._kinds import Kind, first_step, is_method_object, kind_of
+from ferrule._logging import logger_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
@@ -115,10 +117,6 @@ def stats_of(tally: _core.RetryTally) -> RetryStats:
 # -- checks of arguments ----------------------------------------------------------------------------------------------
 
 
-def _shown(value: object) -> str:
-    return f"{type(value).__name__}: {value!r}"
-
-
 def _exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:
     types: tuple[Any, ...] = (value,)
     if isinstance(value, tuple):
@@ -126,18 +124,10 @@ def _exception_types(name: str, value: Any) -> tuple[type[BaseException], ...]:
     for each in types:
         if not (isinstance(each, type) and issubclass(each, BaseException)):
             hint = "" if isinstance(each, type) or not callable(each) else "; a predicate goes to retry_if"
-            raise TypeError(f"{name} must be an exception class or a tuple of them, not {_shown(each)}{hint}")
+            raise TypeError(f"{name} must be an exception class or a tuple of them, not {shown(each)}{hint}")
     if not types:
         raise ValueError(f"{name} must name an exception class at least, got ()")
     return types
-
-
-def _positive_integer(name: str, value: object, hint: str = "") -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer{hint}, not {_shown(value)}")
-    if not 1 <= value < _MANY:
-        raise ValueError(f"{name} must be 1 or more{hint}, got {value!r}")
-    return value
 
 
 def _hook(name: str, value: Any, arguments: str) -> None:
@@ -147,7 +137,7 @@ def _hook(name: str, value: Any, arguments: str) -> None:
     number = arguments.count(",") + 1
     given = value
     if not callable(value):
-        raise TypeError(f"{name} must be callable with {arguments}, not {_shown(value)}")
+        raise TypeError(f"{name} must be callable with {arguments}, not {shown(value)}")
     if isinstance(value, type) and issubclass(value, BaseException):
         # Called, it would make an exception, and every exception is true.
         raise TypeError(f"{name} must be callable with {arguments}, not an exception class: {value!r}; that goes to on")
@@ -186,7 +176,7 @@ def seconds_said(said: Any) -> float:
         elif isinstance(said, datetime):
             seconds = (said - datetime.now(said.tzinfo)).total_seconds()
         else:
-            raise TypeError(f"delay must return seconds, a timedelta or a datetime, not {_shown(said)}")
+            raise TypeError(f"delay must return seconds, a timedelta or a datetime, not {shown(said)}")
     if math.isnan(seconds):
         raise ValueError("delay must return a number of seconds, got nan")
     return max(0.0, seconds)
@@ -194,7 +184,7 @@ def seconds_said(said: Any) -> float:
 
 def _event(value: object) -> None:
     if value is not None and not (callable(getattr(value, "is_set", None)) and callable(getattr(value, "wait", None))):
-        raise TypeError(f"stop_event must be an Event of threading or asyncio, not {_shown(value)}")
+        raise TypeError(f"stop_event must be an Event of threading or asyncio, not {shown(value)}")
 
 
 # -- the budget -------------------------------------------------------------------------------------------------------
@@ -202,7 +192,7 @@ def _event(value: object) -> None:
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, not {_shown(value)}")
+        raise TypeError(f"{name} must be a number, not {shown(value)}")
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number of 0 or more, got {value!r}")
     return float(value)
@@ -249,21 +239,13 @@ def _new_budget(cls: type[RetryBudget], ratio: float, min_per_second: float) -> 
 # -- what is heard of it ----------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _logger() -> Logger:
-    import logging
-
-    logging.getLogger("ferrule").addHandler(logging.NullHandler())
-    return logging.getLogger("ferrule.retrying")
-
-
 def somebody_listens() -> bool:
     """Tell whether a warning would reach a handler: one that takes it, not one that is there to take nothing."""
     # Who has not imported logging hears nothing, and importing it takes longer than all of ferrule.
     logging = sys.modules.get("logging")
     if logging is None:
         return False
-    ours = _logger()
+    ours = logger_of("retrying")
     if not ours.isEnabledFor(logging.WARNING):
         return False
     logger: Logger | None = ours
@@ -295,7 +277,7 @@ def log_retry(attempt: Attempt, max_attempts: int | None) -> None:
         "error": None if attempt.error is None else type(attempt.error).__qualname__,
     }
     text = "%s %s in attempt %d%s; the next follows in %.3g s"
-    _logger().warning(text, name, what, attempt.number, most, attempt.delay, extra=fields)
+    logger_of("retrying").warning(text, name, what, attempt.number, most, attempt.delay, extra=fields)
 
 
 def annotate(error: BaseException, facts: tuple[object, int, float, str]) -> None:
@@ -491,7 +473,7 @@ class Retry:
         types = _exception_types("on", on)
         _hook("retry_if", retry_if, "(error)")
         if max_attempts is not None:
-            _positive_integer("max_attempts", max_attempts, ", or None for endless")
+            positive_integer("max_attempts", max_attempts, ", or None for endless")
         elif timeout is None and stop_event is None:
             raise ValueError("max_attempts=None is endless: give timeout or stop_event, too")
         longest = _core.seconds_from("max_delay", max_delay)
@@ -504,7 +486,7 @@ class Retry:
         if first > longest:
             raise ValueError(f"delay must not be longer than max_delay, got {first!r} and {longest!r}")
         if isinstance(backoff, bool) or not isinstance(backoff, (int, float)):
-            raise TypeError(f"backoff must be a number, not {_shown(backoff)}")
+            raise TypeError(f"backoff must be a number, not {shown(backoff)}")
         if not 1.0 <= backoff < math.inf:
             raise ValueError(f"backoff must be a finite number of 1 or more, got {backoff!r}")
         if jitter is not None and jitter not in _JITTERS:
@@ -515,12 +497,12 @@ class Retry:
             raise ValueError(f"attempt_timeout must be more than 0 seconds, got {attempt_timeout!r}")
         _hook("retry_result", retry_result, "(value)")
         if budget is not None and not isinstance(budget, RetryBudget):
-            raise TypeError(f"budget must be a RetryBudget, not {_shown(budget)}")
+            raise TypeError(f"budget must be a RetryBudget, not {shown(budget)}")
         _event(stop_event)
         _hook("on_retry", on_retry, "(attempt)")
         _hook("on_give_up", on_give_up, "(attempt)")
         if not isinstance(restart, bool):
-            raise TypeError(f"restart must be True or False, not {_shown(restart)}")
+            raise TypeError(f"restart must be True or False, not {shown(restart)}")
         plan = _core.Plan(
             on=types,
             retry_if=retry_if,
@@ -582,9 +564,9 @@ class Retry:
         Raises:
             TypeError, ValueError: If an argument is not what it may be.
         """
-        _positive_integer("number", number)
+        positive_integer("number", number)
         if error is not None and not isinstance(error, BaseException):
-            raise TypeError(f"error must be an exception or None, not {_shown(error)}")
+            raise TypeError(f"error must be an exception or None, not {shown(error)}")
         previous = None if previous is None else _core.seconds_from("previous", previous)
         return self._plan.next_delay(number, error, previous)
 
@@ -653,7 +635,7 @@ class Retry:
             BaseException: What the function's last attempt raised.
         """
         if not callable(function) or kind_of(function) in _GENERATORS:
-            raise TypeError(f"call_async takes a coroutine function, not {_shown(function)}")
+            raise TypeError(f"call_async takes a coroutine function, not {shown(function)}")
         course = _core.Retrier(self._plan, _core.RetryTally(), function).course()
         return cast("R", await _again_async(self, course, None, None, function, args, kwargs))
 
@@ -834,7 +816,7 @@ def _time_limit(policy: Retry, course: _core.RetryCourse) -> Any:
 
 
 def _coroutine_function(function: Callable[..., Any], policy: Retry, retrier: _core.Retrier) -> Callable[..., Any]:
-    begin, trouble = retrier.begin, retrier.trouble
+    trouble = retrier.trouble
     limits = (policy.timeout, policy.attempt_timeout, policy.retry_result, policy.budget)
     if any(limit is not None for limit in limits):
 
@@ -846,7 +828,8 @@ def _coroutine_function(function: Callable[..., Any], policy: Retry, retrier: _c
 
     @functools.wraps(function)
     async def shell(*args: Any, **kwargs: Any) -> Any:
-        begun = begin()
+        # Not bound beforehand: the interpreter has a quicker way to a method that it finds itself.
+        begun = retrier.begin()
         try:
             return await function(*args, **kwargs)
         except BaseException as error:
@@ -945,7 +928,7 @@ def _decorated(function: Any, policy: Retry, tally: _core.RetryTally | None = No
         return type(function)(_decorated(function.__func__, policy, tally))
     if not callable(function) or isinstance(function, type):
         hint = "; put @retry below @property" if isinstance(function, property) else ""
-        raise TypeError(f"retry takes a function, not {_shown(function)}{hint}")
+        raise TypeError(f"retry takes a function, not {shown(function)}{hint}")
     kind = kind_of(function)
     if tally is None:
         tally = _core.RetryTally()
@@ -972,7 +955,7 @@ def with_policy(
 ) -> Any:
     if other is not None:
         if not isinstance(other, Retry):
-            raise TypeError(f"with_policy takes a Retry or parameters by name, not {_shown(other)}")
+            raise TypeError(f"with_policy takes a Retry or parameters by name, not {shown(other)}")
         policy = other
     return _decorated(function, policy.replace(**(changes or {})), tally)
 
@@ -1297,8 +1280,8 @@ class CircuitBreaker(_core.Circuit):
         for name, value in seconds.items():
             if value == 0:
                 raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
-        failure_threshold = _positive_integer("failure_threshold", failure_threshold)
-        half_open_calls = _positive_integer("half_open_calls", half_open_calls)
+        failure_threshold = positive_integer("failure_threshold", failure_threshold)
+        half_open_calls = positive_integer("half_open_calls", half_open_calls)
         if half_open_calls >= _MANY_CALLS:
             raise ValueError(f"half_open_calls must be less than {_MANY_CALLS}, got {half_open_calls!r}")
         breaker = super().__new__(
@@ -1325,7 +1308,7 @@ class CircuitBreaker(_core.Circuit):
         if is_method_object(given):
             return cast("F", type(given)(self(given.__func__)))
         if not callable(given) or isinstance(given, type):
-            raise TypeError(f"a CircuitBreaker takes a function, not {_shown(function)}")
+            raise TypeError(f"a CircuitBreaker takes a function, not {shown(function)}")
         kind = kind_of(function)
         if kind in _GENERATORS:
             raise TypeError(

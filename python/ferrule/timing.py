@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar,
 
 from ferrule import _core
 from ferrule._kinds import Kind, first_step, is_awaitable_generator, is_method_object, kind_of
+from ferrule._logging import logger_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterable
     from datetime import timedelta
-    from logging import Logger
     from os import PathLike
     from typing import BinaryIO, Concatenate, Literal, Self, TypeAlias
 
@@ -44,15 +44,6 @@ R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 T = TypeVar("T")
 C = TypeVar("C", bound=type[Any])
-
-
-@functools.cache
-def _logger() -> Logger:
-    # Imported by those who log: logging takes longer to import than all of ferrule.
-    import logging
-
-    logging.getLogger("ferrule").addHandler(logging.NullHandler())
-    return logging.getLogger("ferrule.timing")
 
 
 class MemoryStats(NamedTuple):
@@ -213,7 +204,7 @@ def _sentence(name: str | None, seconds: float, error: BaseException | None) -> 
 
 
 def _log(level: int, name: str | None, seconds: float, error: BaseException | None) -> None:
-    logger = _logger()
+    logger = logger_of("timing")
     if logger.isEnabledFor(level):
         fields = {"ferrule_name": name, "seconds": seconds, "failed": error is not None}
         logger.log(level, "%s", _sentence(name, seconds, error), extra=fields)
@@ -557,7 +548,7 @@ class PerformanceMonitor:
             self._overflowed = True
             fields = {"ferrule_name": name, "max_names": self._max_names}
             message = "more than max_names=%d names: %r and all other new ones are recorded under %r"
-            _logger().warning(message, self._max_names, name, recorded, extra=fields)
+            logger_of("timing").warning(message, self._max_names, name, recorded, extra=fields)
         return recorded, recorder
 
     def plain_stopwatch(self, name: str, /) -> _core.Stopwatch:

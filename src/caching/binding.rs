@@ -13,8 +13,8 @@ use super::plan::{Company, Plan, Signature};
 use super::shelf::Policy;
 use super::store::{Cause, Entered, Followed, Found, Lead, Settings, Store, Ttl};
 use crate::callable::{Call, Failure, Native, Outcome, Packed, Wrapper};
-use crate::clock::binding::nanoseconds;
-use crate::errors::Error;
+use crate::clock::binding::{nanoseconds, optional_nanoseconds};
+use crate::errors::{Error, optional_callable};
 use crate::flights::{Landing, Who, forget_home, forget_wait, note_home, note_wait};
 use crate::guarding::{self, Guarded};
 use crate::waiting::Ticket;
@@ -24,17 +24,6 @@ use crate::waiting::Ticket;
 pub struct Cache {
     store: Store,
     policy: Policy,
-}
-
-fn optional_nanoseconds(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
-    value.map_or(Ok(None), |value| nanoseconds(name, value))
-}
-
-fn callable(name: &str, value: Option<Bound<'_, PyAny>>) -> PyResult<Option<Py<PyAny>>> {
-    match value {
-        Some(value) if !value.is_callable() => Err(Error::wrong_type(name, "callable", &value).into()),
-        value => Ok(value.map(Bound::unbind)),
-    }
 }
 
 /// The limit of a cache: entries or weight, `None` for none.
@@ -82,9 +71,9 @@ impl Cache {
             maxsize: limit(maxsize)?,
             ttl: optional_nanoseconds("ttl", ttl)?,
             stale: optional_nanoseconds("stale", stale)?.unwrap_or(0),
-            timer: callable("timer", timer)?,
-            weigher: callable("weigher", weigher)?,
-            on_evict: callable("on_evict", on_evict)?,
+            timer: optional_callable("timer", "callable", timer)?,
+            weigher: optional_callable("weigher", "callable", weigher)?,
+            on_evict: optional_callable("on_evict", "callable", on_evict)?,
             weak_values,
         };
         Ok(Self { store: Store::new(policy, settings), policy })

@@ -183,7 +183,7 @@ enum Room {
     There,
     /// It does now: this one had to go.
     Made(Entry),
-    /// More than one would have to go.
+    /// More than one would have to go, or it has to be looked at more closely: nothing has been done.
     Short,
 }
 
@@ -301,15 +301,7 @@ impl Store {
             return Entered::Hit(value);
         }
         self.state.peek(py, |state| {
-            let mut certain = true;
-            let found = state.shelf.find(hash, |_, entry| match same(&entry.key) {
-                Answer::Same => true,
-                Answer::Different => false,
-                Answer::Ask => {
-                    certain = false;
-                    false
-                }
-            });
+            let (found, certain) = state.sight(hash, &same);
             if let Some(number) = found {
                 let Value::Ready(value) = &state.shelf.item(number).value else { return Entered::Uncertain };
                 if now >= state.shelf.expiry(number) {
@@ -407,15 +399,7 @@ impl Store {
     ) -> PyResult<bool> {
         let expiry = self.new_expiry(py)?;
         let set = self.state.peek(py, |state| {
-            let mut certain = true;
-            let found = state.shelf.find(hash, |_, entry| match same(&entry.key) {
-                Answer::Same => true,
-                Answer::Different => false,
-                Answer::Ask => {
-                    certain = false;
-                    false
-                }
-            });
+            let (found, certain) = state.sight(hash, &same);
             if let Some(number) = found {
                 let Value::Ready(kept) = &mut state.shelf.item_mut(number).value else { return None };
                 let before = std::mem::replace(kept, value.clone().unbind());
@@ -424,32 +408,48 @@ impl Store {
                 }
                 state.shelf.renew(number);
                 state.shelf.set_expiry(number, expiry);
-                return Some((Some(before), None));
+                return Some((Some(before), Room::There));
             }
-            if !certain {
-                return None;
-            }
-            let victim = match self.make_room_for_one(py, state) {
-                Room::There => None,
-                Room::Made(victim) => Some(victim),
-                Room::Short => return None,
-            };
-            let entry = Entry { key: to_key(), value: Value::Ready(value.clone().unbind()) };
-            let number = state.shelf.insert(hash, entry);
-            state.shelf.admit(number, 1, self.capacity());
-            if expiry != NEVER {
-                state.shelf.set_expiry(number, expiry);
-            }
-            Some((None, victim))
+            if certain { Some((None, self.put(py, state, hash, value, expiry, to_key))) } else { None }
         });
-        let Some((before, victim)) = set else { return Ok(false) };
-        if let Some(before) = before {
-            drop(before.into_bound(py));
-        }
-        if let Some(victim) = victim {
-            victim.release(py);
+        match set {
+            Some((Some(before), _)) => drop(before.into_bound(py)),
+            Some((None, Room::There)) => {}
+            Some((None, Room::Made(victim))) => victim.release(py),
+            Some((None, Room::Short)) | None => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Puts in what isn't there, in a store that is plain, if there is room.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "an entry that goes from hand to hand in memory stalls at every one")]
+    fn put<'py>(
+        &self,
+        py: Python<'py>,
+        state: &mut State,
+        hash: u64,
+        value: &Bound<'py, PyAny>,
+        expiry: u64,
+        to_key: impl FnOnce() -> Key,
+    ) -> Room {
+        let room = self.make_room_for_one(py, state);
+        if !matches!(room, Room::Short) {
+            let entry = Entry { key: to_key(), value: Value::Ready(value.clone().unbind()) };
+            let number = state.shelf.insert(hash, entry);
+            self.admit(state, number, expiry);
+        }
+        room
+    }
+
+    /// Gives an entry that weighs one its place, and the time of its death, if it has one.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the quick way is to be one function to the optimiser")]
+    fn admit(&self, state: &mut State, number: u32, expiry: u64) {
+        state.shelf.admit(number, 1, self.capacity());
+        if expiry != NEVER {
+            state.shelf.set_expiry(number, expiry);
+        }
     }
 
     /// Lands a flight with its value, in a store that is plain: the quick way, where nobody follows and one has to go at
@@ -457,29 +457,24 @@ impl Store {
     #[inline]
     pub fn land_plainly<'py>(&self, py: Python<'py>, lead: Lead, value: &Bound<'py, PyAny>) -> PyResult<()> {
         let expiry = self.new_expiry(py)?;
-        let landed = self.state.peek(py, |state| {
+        let room = self.state.peek(py, |state| {
             if !state.flights.is_empty() || !state.is_pending(lead) {
-                return None;
+                return Room::Short;
             }
-            let victim = match self.make_room_for_one(py, state) {
-                Room::There => None,
-                Room::Made(victim) => Some(victim),
-                Room::Short => return None,
-            };
-            state.shelf.item_mut(lead.number).value = Value::Ready(value.clone().unbind());
-            state.shelf.admit(lead.number, 1, self.capacity());
-            if expiry != NEVER {
-                state.shelf.set_expiry(lead.number, expiry);
+            let room = self.make_room_for_one(py, state);
+            if !matches!(room, Room::Short) {
+                state.shelf.item_mut(lead.number).value = Value::Ready(value.clone().unbind());
+                self.admit(state, lead.number, expiry);
             }
-            Some(victim)
+            room
         });
-        match landed {
-            Some(None) => Ok(()),
-            Some(Some(victim)) => {
+        match room {
+            Room::There => Ok(()),
+            Room::Made(victim) => {
                 victim.release(py);
                 Ok(())
             }
-            None => guarding::attached(py, |py| self.land(py, lead, value)),
+            Room::Short => guarding::attached(py, |py| self.land(py, lead, value)),
         }
     }
 
@@ -495,26 +490,17 @@ impl Store {
         to_key: impl FnOnce() -> Key,
     ) -> PyResult<bool> {
         let expiry = self.new_expiry(py)?;
-        let kept = self.state.peek(py, |state| {
-            if state.shelf.version() != version {
-                return None;
+        let room = self.state.peek(py, |state| {
+            if state.shelf.version() == version {
+                self.put(py, state, hash, value, expiry, to_key)
+            } else {
+                Room::Short
             }
-            let victim = match self.make_room_for_one(py, state) {
-                Room::There => None,
-                Room::Made(victim) => Some(victim),
-                Room::Short => return None,
-            };
-            let entry = Entry { key: to_key(), value: Value::Ready(value.clone().unbind()) };
-            let number = state.shelf.insert(hash, entry);
-            state.shelf.admit(number, 1, self.capacity());
-            if expiry != NEVER {
-                state.shelf.set_expiry(number, expiry);
-            }
-            Some(victim)
         });
-        let Some(victim) = kept else { return Ok(false) };
-        if let Some(victim) = victim {
-            victim.release(py);
+        match room {
+            Room::There => {}
+            Room::Made(victim) => victim.release(py),
+            Room::Short => return Ok(false),
         }
         Ok(true)
     }
@@ -1307,6 +1293,22 @@ impl Entry {
 }
 
 impl State {
+    /// The entry of a key, and whether it is certain where there is none, without asking any Python code.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the quick way in is to be one function to the optimiser")]
+    fn sight(&self, hash: u64, same: impl Fn(&Key) -> Answer) -> (Option<u32>, bool) {
+        let mut certain = true;
+        let found = self.shelf.find(hash, |_, entry| match same(&entry.key) {
+            Answer::Same => true,
+            Answer::Different => false,
+            Answer::Ask => {
+                certain = false;
+                false
+            }
+        });
+        (found, certain)
+    }
+
     /// A new flight, and the entry that says so.
     fn take_off(&mut self, py: Python<'_>, key: Key, hash: u64, who: Who) -> Lead {
         let id = next_flight(py);

@@ -18,8 +18,12 @@ use pyo3::types::{PyBool, PyGenericAlias, PyList, PyString, PyTuple, PyType, PyW
 
 use super::stock::{Addressed, Known, NEVER, Order, Stock, end_of_life};
 use crate::callable::{Spot, calling_frame, calling_spot, calling_stack, this_thread};
-use crate::clock::{SECOND, binding::nanoseconds, coarse, precise};
-use crate::errors::Error;
+use crate::clock::{
+    SECOND,
+    binding::{nanoseconds, optional_nanoseconds},
+    coarse, precise,
+};
+use crate::errors::{Error, optional_callable};
 use crate::guarding::{self, Dead, Guarded, Made, attached, interned};
 use crate::lifecycle;
 use crate::upkeep;
@@ -1130,9 +1134,11 @@ impl Pool {
             _ => Ok(state.job.take()),
         });
         let Ok(before) = before else { return };
-        if let Some((moment, number)) = before {
-            upkeep::cancel(py, moment, number);
-        }
+        let due = match before {
+            // It is late, and what it was to come for is still to be done.
+            Some((moment, number)) if upkeep::cancel(py, moment, number) => due.min(moment),
+            _ => due,
+        };
         // Without a reference that would keep the pool alive.
         let Ok(weak) = PyWeakrefReference::new(this.as_any()) else { return };
         let weak = weak.unbind();
@@ -1357,17 +1363,6 @@ fn ask_backoff(
     Ok(nanoseconds("create_backoff's delay", &delay)?.map_or(f64::from(u32::MAX), |delay| delay as f64 / SECOND as f64))
 }
 
-fn length(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
-    value.map_or(Ok(None), |value| nanoseconds(name, value))
-}
-
-fn callable(name: &str, value: Option<Bound<'_, PyAny>>) -> PyResult<Option<Py<PyAny>>> {
-    match value {
-        Some(value) if !value.is_callable() => Err(Error::wrong_type(name, "callable or None", &value).into()),
-        value => Ok(value.map(Bound::unbind)),
-    }
-}
-
 fn number(name: &str, value: &Bound<'_, PyAny>, least: usize, expected: &'static str) -> PyResult<usize> {
     if value.is_instance_of::<PyBool>() {
         return Err(Error::wrong_type(name, expected, value).into());
@@ -1435,20 +1430,20 @@ impl Pool {
             return Err(Error::wrong_type("name", "a string or None", &name).into());
         }
         let plan = Plan {
-            create: callable("create", create)?,
-            check: callable("check", check)?,
-            reset: callable("reset", reset)?,
-            close: callable("close", close)?,
+            create: optional_callable("create", "callable or None", create)?,
+            check: optional_callable("check", "callable or None", check)?,
+            reset: optional_callable("reset", "callable or None", reset)?,
+            close: optional_callable("close", "callable or None", close)?,
             backoff: create_backoff,
             name: name.unbind(),
             order,
-            timeout: length("timeout", timeout)?,
+            timeout: optional_nanoseconds("timeout", timeout)?,
             max_waiting,
             min_idle: least,
-            max_idle_time: length("max_idle_time", max_idle_time)?.unwrap_or(NEVER),
-            max_lifetime: length("max_lifetime", max_lifetime)?.unwrap_or(NEVER),
+            max_idle_time: optional_nanoseconds("max_idle_time", max_idle_time)?.unwrap_or(NEVER),
+            max_lifetime: optional_nanoseconds("max_lifetime", max_lifetime)?.unwrap_or(NEVER),
             jitter,
-            leak_after: length("leak_after", leak_after)?,
+            leak_after: optional_nanoseconds("leak_after", leak_after)?,
             asynchronous,
             fixed,
         };

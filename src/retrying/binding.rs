@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyTuple};
 use super::budget::Budget;
 use super::schedule::{Chance, Jitter, Schedule};
 use crate::callable::{Call, Failure, Native, Outcome, Wrapper, bound_method};
-use crate::clock::{SECOND, binding::nanoseconds, precise};
+use crate::clock::{SECOND, binding::optional_nanoseconds, precise};
 use crate::guarding::{self, Guarded, Made, Tally, interned};
 use crate::lifecycle;
 use crate::waiting::{Ticket, Woken};
@@ -166,7 +166,7 @@ impl Plan {
             max_attempts: max_attempts.unwrap_or(u64::MAX),
             schedule: Schedule { delay, backoff, max_delay, jitter },
             delay: delay_by,
-            timeout: timeout.map(|timeout| nanoseconds("timeout", timeout)).transpose()?.flatten(),
+            timeout: optional_nanoseconds("timeout", timeout)?,
             retry_result,
             budget,
             stop_event,

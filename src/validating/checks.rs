@@ -14,7 +14,6 @@ use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple, PyType,
 };
-use pyo3::{PyTypeInfo, ffi};
 
 use crate::callable::describing::{
     deeper, dict_next, dict_run, equal, is_instance, iterate, list_run, next, tuple_run,
@@ -733,10 +732,4 @@ impl Check {
             _ => Ok(()),
         }
     }
-}
-
-/// The class's address, as a check's `exact` has it.
-#[must_use]
-pub fn address_of<T: PyTypeInfo>(py: Python<'_>) -> usize {
-    T::type_object_raw(py).cast::<ffi::PyObject>().addr()
 }
