@@ -102,6 +102,9 @@ impl<T> Drop for Claimed<'_, T> {
     }
 }
 
+/// For how many items a batch makes room at a time: it may have been promised more than the source holds.
+const STRIDE: usize = 4096;
+
 type Next = unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObject;
 
 /// Where items come from: a list or a tuple by place, anything else by its iterator.
@@ -186,6 +189,27 @@ impl Source {
     /// Up to `n` items, as far as they come; the error that the source raised after them.
     #[inline]
     pub fn gather(&mut self, py: Python<'_>, n: usize, into: &mut Vec<Py<PyAny>>) -> Result<(), PyErr> {
+        if let Self::Iterator(iterator, next) = self {
+            // The loop that the time goes into: nothing but the call and a store.
+            while into.len() < n {
+                into.reserve((n - into.len()).min(STRIDE));
+                let most = into.capacity().min(n);
+                while into.len() < most {
+                    let item = hanging(*next, |next| {
+                        // SAFETY: the iterator is alive, and this is its own type's function.
+                        unsafe { next(iterator.as_ptr()) }
+                    });
+                    // SAFETY: a new reference, or null.
+                    let Some(item) = (unsafe { Bound::from_owned_ptr_or_opt(py, item) }) else {
+                        end_or_error(py)?;
+                        self.end(py);
+                        return Ok(());
+                    };
+                    into.push(item.unbind());
+                }
+            }
+            return Ok(());
+        }
         while into.len() < n {
             match self.next(py) {
                 Ok(Some(item)) => into.push(item.unbind()),
@@ -453,14 +477,13 @@ pub fn decoded<'py>(py: Python<'py>, text: &[u8], errors: &std::ffi::CStr) -> Py
     unsafe { Bound::from_owned_ptr_or_err(py, object) }
 }
 
-/// Reads from a file descriptor that the caller keeps open.
-pub fn read_descriptor(descriptor: i32, into: &mut [u8]) -> std::io::Result<usize> {
-    use std::io::Read;
-    use std::os::fd::FromRawFd;
+/// A file of our own on what is open under a descriptor.
+pub fn duplicate(descriptor: i32) -> std::io::Result<std::fs::File> {
+    use std::os::fd::BorrowedFd;
 
-    // SAFETY: the caller keeps it open, and it is not closed here.
-    let mut file = std::mem::ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(descriptor) });
-    file.read(into)
+    // SAFETY: the caller keeps the descriptor open until this returns.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    borrowed.try_clone_to_owned().map(std::fs::File::from)
 }
 
 /// A class whose instances are iterators that the interpreter advances through a slot of ours.

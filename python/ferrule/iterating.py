@@ -642,6 +642,8 @@ class Lines:
                     name=self._name,
                     start=self._start,
                 )
+                if self._direct:
+                    self._file.close()
             else:
                 self._reader = self._slowly()
         return self._reader
