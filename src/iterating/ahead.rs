@@ -328,7 +328,8 @@ mod tests {
                     opened.write_all_at(&more, text.len() as u64).expect("it can be written to");
                 }
             });
-            let whole = found.iter().filter(|line| matches!(line, Seen::Line(_, _, line) if line == b"0123456789")).count();
+            let whole =
+                found.iter().filter(|line| matches!(line, Seen::Line(_, _, line) if line == b"0123456789")).count();
             let expected = usize::try_from((text.len() as i64 + change).div_euclid(11)).expect("not negative");
             if change < 0 {
                 // What was read before it shrank comes, too.

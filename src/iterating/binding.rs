@@ -816,7 +816,8 @@ pub fn sort_plain<'py>(
     if count < FEW || count >= u32::MAX as usize || keys.len() != count {
         return Ok(None);
     }
-    let threads = if count >= 50_000 && (strategy != Strategy::Auto || is_text_list(keys)) { crew::pool(py) } else { None };
+    let threads =
+        if count >= 50_000 && (strategy != Strategy::Auto || is_text_list(keys)) { crew::pool(py) } else { None };
     let Some(kind) = keys_of(keys) else { return Ok(None) };
     let sorted = match kind {
         Kind::Numbers(mut keys) => {

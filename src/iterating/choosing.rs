@@ -2,8 +2,8 @@
 
 use std::ffi::CString;
 
-use memchr::memchr2;
 use memchr::memmem::Finder;
+use memchr::{memchr_iter, memchr2};
 
 use super::ends::{Ends, count_lines, end_of_line, start_of_line, survey};
 
@@ -31,6 +31,14 @@ pub struct Chosen {
     pub end: u32,
     /// How many steps have been taken.
     pub steps: u32,
+}
+
+impl Chosen {
+    /// A line of which nothing was asked.
+    #[expect(clippy::cast_possible_truncation, reason = "a block has less than 4 GiB")]
+    fn whole(start: usize, end: usize) -> Self {
+        Self { start: start as u32, end: end as u32, steps: 0 }
+    }
 }
 
 /// What is wrong with a line.
@@ -137,6 +145,17 @@ impl Plan {
                 } else {
                     count_lines(&region[from..], ends)
                 };
+            }
+            None if self.max_line.is_none() && valid && ends == Ends::Lf => {
+                let mut start = from;
+                for end in memchr_iter(b'\n', &region[from..]) {
+                    found.chosen.push(Chosen::whole(start, from + end));
+                    start = from + end + 1;
+                }
+                if start < until {
+                    found.chosen.push(Chosen::whole(start, until));
+                }
+                found.lines = found.chosen.len() as u64;
             }
             _ => {
                 let mut place = from;

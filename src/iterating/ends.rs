@@ -163,9 +163,7 @@ mod tests {
 
     #[test]
     fn the_last_end_is_one_that_is_certain() {
-        let of = |bytes: &[u8]| {
-            [Ends::Universal, Ends::Lf, Ends::Cr, Ends::CrLf].map(|ends| last_end(bytes, ends))
-        };
+        let of = |bytes: &[u8]| [Ends::Universal, Ends::Lf, Ends::Cr, Ends::CrLf].map(|ends| last_end(bytes, ends));
         assert_eq!(of(b"a\r\nb\r"), [Some(3), Some(3), Some(5), Some(3)]);
         assert_eq!(of(b"a\rb\nc"), [Some(4), Some(4), Some(2), None]);
         assert_eq!(of(b"\n"), [Some(1), Some(1), None, None]);

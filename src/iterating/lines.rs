@@ -195,6 +195,7 @@ impl State {
             let mut line = if ascii {
                 stepping::ascii_text(py, bytes)?
             } else {
+                // An error handler is Python code, but none that could get at the scanner.
                 let bytes = bytes.to_vec();
                 let errors = self.scanner.plan().errors.as_ref().map_or(c"strict", CString::as_c_str);
                 stepping::decoded(py, &bytes, errors)?
@@ -214,7 +215,8 @@ impl State {
         match wrong {
             Wrong::Undecodable(start, end) => {
                 let bytes = self.scanner.bytes(*start, *end);
-                let Err(error) = stepping::decoded(py, bytes, c"strict") else {
+                // Line end and all: what comes next decides what is said of bytes that are missing.
+                let Err(error) = stepping::decoded(py, self.scanner.rest_of_line(*start), c"strict") else {
                     return PyValueError::new_err("a line that could not be decoded can be");
                 };
                 let note = format!("in line {number} of {}: {:?}", self.name, PyBytes::new(py, bytes));

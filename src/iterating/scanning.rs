@@ -107,6 +107,12 @@ impl Scanner {
         &self.block.buffer[start as usize..end as usize]
     }
 
+    /// Bytes of the block from a place to where the next line begins.
+    #[must_use]
+    pub fn rest_of_line(&self, start: u32) -> &[u8] {
+        &self.block.buffer[start as usize..self.block.found.until]
+    }
+
     /// What is asked of the lines.
     #[must_use]
     pub fn plan(&self) -> &Plan {
