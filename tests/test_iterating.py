@@ -465,6 +465,86 @@ class TestNothingIsLost:
         assert items == list(range(count))
 
 
+class Lying(list):
+    """A list that is wrong about its length, in both ways of asking."""
+
+    def __len__(self):
+        return 1
+
+    def __length_hint__(self):
+        return 10**9
+
+
+class TestWhatSourcesDo:
+    """Sources that others stumble over."""
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda source: batched(source, 2),
+            lambda source: chunked(source, 2),
+            lambda source: batched_by(source, max_items=2),
+            lambda source: batched_by(source, max_items=2, max_wait=60),
+        ],
+    )
+    def test_lengths_are_hints_and_never_the_truth(self, make):
+        source = Lying(range(5))
+        assert [item for batch in make(source) for item in batch] == list(range(5))
+        assert sort(Lying([3, 1, 2])) == [1, 2, 3]
+        assert list(flatten(Lying([[1], [2]]), depth=None)) == [1, 2]
+
+    @pytest.mark.parametrize("sign", [None, ..., iterating.MISSING, StopIteration, NotImplemented, 0, ""])
+    def test_what_users_have_is_taken_for_no_sign(self, sign):
+        items = [sign, 1, sign, sign, 2]
+        assert [item for batch in batched(iter(items), 2) for item in batch] == items
+        assert [item for batch in batched_by(iter(items), max_items=2) for item in batch] == items
+        assert [item for batch in batched_by(items, max_items=2, max_wait=60) for item in batch] == items
+        assert [window[0] for window in windowed(items, 1, fillvalue=sign)] == items
+        assert list(flatten([items], depth=2)) == items
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda source: batched(source, 3),
+            lambda source: chunked(source, 3, strict=True),
+            lambda source: batched_by(source, max_items=3),
+            lambda source: batched_by(source, max_weight=9, weigher=lambda item: 3),
+            lambda source: windowed(source, 3, step=5),
+            lambda source: moving_average(source, 3),
+            lambda source: flatten(([item] for item in source), depth=1),
+            lambda source: flatten(([[item]] for item in source), depth=None),
+        ],
+    )
+    def test_endless_ones_are_pulled_no_further_than_asked(self, make):
+        pulled = itertools.count()
+        assert next(make(pulled)) is not None
+        assert next(pulled) <= 6
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: batched(3, 2),
+            lambda: chunked(None, 2),
+            lambda: batched_by(3),
+            lambda: batched_by(3, max_wait=1),
+            lambda: windowed(3, 2),
+            lambda: moving_average(3, 2),
+            lambda: flatten(3),
+            lambda: flatten(3, depth=None),
+            lambda: sort(3),
+            lambda: countdown("3"),
+        ],
+    )
+    def test_what_cannot_be_iterated_is_refused_at_once(self, make):
+        with pytest.raises(TypeError):
+            make()
+
+    def test_the_classes_cannot_be_changed(self):
+        for made in (batched([], 1), windowed([], 1), moving_average([], 1), fibonacci(), flatten([], None)):
+            with pytest.raises(TypeError):
+                type(made).foobar = 1
+
+
 @pytest.mark.parametrize("name", [name for name in iterating.__all__ if name != "Lines"])
 def test_every_name_is_documented_and_public(name):
     assert getattr(ferrule, name) is getattr(iterating, name)

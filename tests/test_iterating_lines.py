@@ -473,9 +473,12 @@ class Pieces(io.RawIOBase):
         return piece
 
 
+PARTS = [b"a", b"b ", b"\n", b"\r", b"\r\n", "é".encode(), "日".encode(), b"\0", b"\xff"]
+
+
 class TestBoundaries:
     @given(
-        st.lists(st.sampled_from([b"a", b"b ", b"\n", b"\r", b"\r\n", "é".encode(), "日".encode(), b"\0", b"\xff"]), max_size=30),
+        st.lists(st.sampled_from(PARTS), max_size=30),
         st.lists(st.integers(1, 5), min_size=1, max_size=4),
         st.sampled_from([None, "\n", "\r", "\r\n"]),
         st.sampled_from(["strict", "replace", "surrogateescape"]),

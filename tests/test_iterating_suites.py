@@ -36,7 +36,7 @@ ITERTOOLS = """
 
 # Tests of CPython's that don't apply, each with the reason.
 NOT_FOR_US = {
-    "TestBasicOps.test_immutable_types": "ours is a function, not a class; test_callable.py looks at the classes behind it",
+    "TestBasicOps.test_immutable_types": "ours is a function; test_iterating.py looks at the class behind it",
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from io import TextIOWrapper
+    from typing import TextIO
 
 LEFT_OUT = ("__pycache__", "dist-packages", "site-packages")
 """Folders that are not entered: what was installed beside the sources, and what was compiled from them."""
@@ -93,7 +93,7 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Generator[TextIOWrapper, None, None]:
+def opened(path: Path) -> Generator[TextIO, None, None]:
     """Open a source as the interpreter would: decoded by its byte order mark, its coding comment, or else as UTF-8.
 
     Args:
