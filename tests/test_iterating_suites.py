@@ -142,7 +142,7 @@ def home(sdist, tmp_path_factory):
     return folder
 
 
-def tests_of(path, groups):
+def named_tests(path, groups):
     """Return the names of the tests in some classes, from their source."""
     return [
         f"{group.name}.{method.name}"
@@ -155,7 +155,7 @@ def tests_of(path, groups):
 
 @pytest.mark.parametrize("module", SHARED)
 def test_the_tests_of_more_itertools_pass(home, module):
-    names = tests_of(home / "tests" / f"{module}.py", SHARED[module])
+    names = named_tests(home / "tests" / f"{module}.py", SHARED[module])
     assert {name.partition(".")[0] for name in names} == set(SHARED[module])
     assert {name for name in NOT_OURS if name.partition(".")[0] in SHARED[module]} <= set(names)
     code = textwrap.dedent(MORE_ITERTOOLS) + textwrap.dedent(RUN)

@@ -12,10 +12,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::choosing::Plan;
 use super::ends::{end_of_line, last_end};
-use super::scanning::{BLOCK, Block};
+use super::scanning::Block;
 
 /// From how many bytes on a file is worth the wake-up of a thread.
 pub const LARGE: u64 = 2 << 20;
+
+/// How much a piece is. Several are in use at a time, and together they stay in the processor's second cache.
+pub const PIECE: usize = 128 * 1024;
 
 /// How far a piece has come.
 enum Stage {
@@ -50,7 +53,7 @@ impl Piece {
     }
 
     fn read(&self, mut block: Block) -> io::Result<(Block, usize)> {
-        block.buffer.resize(BLOCK, 0);
+        block.buffer.resize(PIECE, 0);
         block.before = self.start;
         self.file.read_exact_at(&mut block.buffer, self.start)?;
         block.cut = last_end(&block.buffer, self.plan.ends).unwrap_or(0);
@@ -166,7 +169,7 @@ impl Ahead {
     /// Asks the pool for pieces, as many as it can be at.
     fn ask(&mut self) {
         let most = self.pool.current_num_threads() + 1;
-        while !self.abandoned && self.pieces.len() < most && self.next + BLOCK as u64 <= self.size {
+        while !self.abandoned && self.pieces.len() < most && self.next + PIECE as u64 <= self.size {
             let piece = Arc::new(Piece {
                 file: Arc::clone(&self.file),
                 plan: Arc::clone(&self.plan),
@@ -174,7 +177,7 @@ impl Ahead {
                 stage: Mutex::new(Stage::Waiting(self.spare.pop().unwrap_or_default())),
                 done: Condvar::new(),
             });
-            self.next += BLOCK as u64;
+            self.next += PIECE as u64;
             let shared = Arc::clone(&piece);
             self.pool.spawn(move || shared.work());
             self.pieces.push_back(piece);
@@ -183,7 +186,7 @@ impl Ahead {
 
     fn recycle(&mut self, block: Block) {
         // What a very long line has made grow goes back to the system.
-        if (BLOCK..=4 * BLOCK).contains(&block.buffer.capacity()) && self.spare.len() < 8 {
+        if (PIECE..=4 * PIECE).contains(&block.buffer.capacity()) && self.spare.len() < 8 {
             self.spare.push(block);
         }
     }
@@ -267,7 +270,7 @@ mod tests {
     fn text(odd: bool) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut state = 7_u32;
-        while bytes.len() < 8 * BLOCK {
+        while bytes.len() < 8 * PIECE {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let length = match state >> 28 {
                 0 => 5_000,
@@ -281,7 +284,7 @@ mod tests {
             bytes.extend_from_slice([&b"\n"[..], b"\r\n", b"\r", "é\n".as_bytes()][(state >> 26) as usize % 4]);
         }
         // A line over several pieces.
-        bytes.extend(vec![b'z'; 3 * BLOCK]);
+        bytes.extend(vec![b'z'; 3 * PIECE]);
         bytes.extend_from_slice(b"\nlast ERROR");
         bytes
     }
