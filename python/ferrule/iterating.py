@@ -340,7 +340,7 @@ def moving_average(iterable: Iterable[Any], window: int) -> Iterator[Any]:
 
     Raises:
         TypeError, ValueError: If `window` is not what it may be; with the number named, if one can't be added or
-        divided.
+            divided.
 
     The window is a queue of two stacks, each with its sums.
     """
