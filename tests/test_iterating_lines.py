@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ferrule.iterating import lines
 
-CASES = 1_000 if os.environ.get("FERRULE_FEW_CASES") else 10_000
+CASES = 200 if os.environ.get("FERRULE_FEW_CASES") else 10_000
 # Files from this size on are read ahead by threads.
 LARGE = 2 << 20
 BLOCK = 256 << 10

@@ -17,8 +17,8 @@ use super::scanning::Block;
 /// From how many bytes on a file is worth the wake-up of a thread.
 pub const LARGE: u64 = 2 << 20;
 
-/// How much a piece is. Several are in use at a time, and together they stay in the processor's second cache.
-pub const PIECE: usize = 128 * 1024;
+/// How much a piece is: enough to be worth handing over.
+pub const PIECE: usize = 256 * 1024;
 
 /// How far a piece has come.
 enum Stage {
