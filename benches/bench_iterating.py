@@ -27,7 +27,7 @@ from ferrule._compare.iterating import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ferrule._compare.harness import Factory, Prepared, Run
+    from ferrule._compare.harness import Factory, Run
 
 
 def room(*, quick: bool) -> Room:
@@ -121,7 +121,7 @@ def polars_sort(kind: str) -> Run:
     return repeated(SORTABLE, lambda: polars.Series(to_sort(kind)).sort().to_list())
 
 
-def polars_lines() -> Prepared:
+def polars_lines() -> Run:
     """Makes polars ready to read the log."""
     polars = require("polars")
 

@@ -34,6 +34,8 @@ BENCHED = "3.14"
 # The whole suite once more on free-threaded builds, each test in so many threads at once. Tests that start interpreters
 # of their own would share no memory and only take longer.
 THREADED = ["--parallel-threads=4", "-m", "not subprocess"]
+# Properties are tried on their full number of examples by `make test`, once; here on fewer for each interpreter.
+FEW = {"FERRULE_FEW_CASES": "1"}
 # The last line of a pytest run, decorated or not: "=== 3 passed, 1 skipped in 0.12s ==="
 SUMMARY = re.compile(
     r"^(=+ )?(\d+ (passed|failed|skipped|error|xfailed|xpassed|deselected|warning)|no tests ran).* in [\d.]+s"
@@ -230,10 +232,10 @@ def test(arguments: argparse.Namespace) -> None:
             outcomes.append(Outcome(version, ok=False, line="not built"))
             continue
         say(f"ready after {time.monotonic() - started:.0f} s")
-        outcomes.append(pytest(version, python, arguments.rest))
+        outcomes.append(pytest(version, python, arguments.rest, **FEW))
         if free_threaded:
             options = [*THREADED, *arguments.rest]
-            outcomes.append(pytest(f"{version}, in threads", python, options, PYTHON_GIL="0"))
+            outcomes.append(pytest(f"{version}, in threads", python, options, **FEW, PYTHON_GIL="0"))
     width = max(len(outcome.title) for outcome in outcomes)
     say("\n=== the matrix")
     for outcome in outcomes:

@@ -102,6 +102,9 @@ impl<T> Drop for Claimed<'_, T> {
     }
 }
 
+/// For how many items a batch makes room at a time: it may have been promised more than the source holds.
+const STRIDE: usize = 4096;
+
 type Next = unsafe extern "C-unwind" fn(*mut ffi::PyObject) -> *mut ffi::PyObject;
 
 /// Where items come from: a list or a tuple by place, anything else by its iterator.
@@ -186,6 +189,40 @@ impl Source {
     /// Up to `n` items, as far as they come; the error that the source raised after them.
     #[inline]
     pub fn gather(&mut self, py: Python<'_>, n: usize, into: &mut Vec<Py<PyAny>>) -> Result<(), PyErr> {
+        if let Self::Iterator(iterator, next) = self {
+            // The loop that the time goes into: nothing but the call and a store.
+            let ended = hanging(*next, |next| {
+                while into.len() < n {
+                    into.reserve((n - into.len()).min(STRIDE));
+                    let most = n - into.len();
+                    let mut count = 0;
+                    let mut ended = false;
+                    for place in into.spare_capacity_mut().iter_mut().take(most) {
+                        // SAFETY: the iterator is alive, and this is its own type's function.
+                        let item = unsafe { next(iterator.as_ptr()) };
+                        // SAFETY: a new reference, or null.
+                        let Some(item) = (unsafe { Bound::from_owned_ptr_or_opt(py, item) }) else {
+                            ended = true;
+                            break;
+                        };
+                        place.write(item.unbind());
+                        count += 1;
+                    }
+                    let length = into.len() + count;
+                    // SAFETY: so many places have just been written to.
+                    unsafe { into.set_len(length) };
+                    if ended {
+                        return true;
+                    }
+                }
+                false
+            });
+            if ended {
+                end_or_error(py)?;
+                self.end(py);
+            }
+            return Ok(());
+        }
         while into.len() < n {
             match self.next(py) {
                 Ok(Some(item)) => into.push(item.unbind()),
@@ -306,9 +343,11 @@ pub fn list_of<'py>(py: Python<'py>, items: &mut Vec<Py<PyAny>>) -> PyResult<Bou
     let list = unsafe { ffi::PyList_New(items.len().cast_signed()) };
     // SAFETY: a new reference, or null with an exception set.
     let list = unsafe { Bound::from_owned_ptr_or_err(py, list)? };
-    for (index, item) in items.drain(..).enumerate() {
-        // SAFETY: a new list of that many places, which takes the reference.
-        unsafe { ffi::PyList_SET_ITEM(list.as_ptr(), index.cast_signed(), item.into_ptr()) };
+    if !items.is_empty() {
+        // SAFETY: a new list of that many places, which nobody else knows.
+        let places = unsafe { (*list.as_ptr().cast::<ffi::PyListObject>()).ob_item };
+        // SAFETY: there are as many places as items.
+        unsafe { moved(items, places) };
     }
     Ok(list)
 }
@@ -319,11 +358,26 @@ pub fn tuple_of<'py>(py: Python<'py>, items: &mut Vec<Py<PyAny>>) -> PyResult<Bo
     let tuple = unsafe { ffi::PyTuple_New(items.len().cast_signed()) };
     // SAFETY: a new reference, or null with an exception set.
     let tuple = unsafe { Bound::from_owned_ptr_or_err(py, tuple)? };
-    for (index, item) in items.drain(..).enumerate() {
-        // SAFETY: a new tuple of that many places, which takes the reference.
-        unsafe { ffi::PyTuple_SET_ITEM(tuple.as_ptr(), index.cast_signed(), item.into_ptr()) };
+    if !items.is_empty() {
+        // SAFETY: a new tuple of that many places, which nobody else knows; of the one empty tuple nothing is asked.
+        let places = unsafe { (&raw mut (*tuple.as_ptr().cast::<ffi::PyTupleObject>()).ob_item).cast() };
+        // SAFETY: there are as many places as items.
+        unsafe { moved(items, places) };
     }
     Ok(tuple)
+}
+
+/// Moves the items, references and all; the vector keeps its room.
+///
+/// # Safety
+///
+/// `places` are as many as the items, and hold nothing.
+unsafe fn moved(items: &mut Vec<Py<PyAny>>, places: *mut *mut ffi::PyObject) {
+    let count = items.len();
+    // SAFETY: the items are theirs from here on; a `Py` is a pointer, and nothing else.
+    unsafe { items.set_len(0) };
+    // SAFETY: said by the caller.
+    unsafe { ptr::copy_nonoverlapping(items.as_ptr().cast(), places, count) };
 }
 
 /// Calls `function(argument)`, in a daemon thread even while the interpreter goes.
@@ -438,9 +492,9 @@ pub fn ascii_text<'py>(py: Python<'py>, text: &[u8]) -> PyResult<Bound<'py, PyAn
     let object = unsafe { ffi::PyUnicode_New(text.len().cast_signed(), 127) };
     // SAFETY: a new reference, or null with an exception set.
     let object = unsafe { Bound::from_owned_ptr_or_err(py, object)? };
-    // SAFETY: a new `str` that nobody else knows, one byte a character.
-    let data = unsafe { ffi::PyUnicode_DATA(object.as_ptr()) };
-    // SAFETY: there are that many bytes in both.
+    // SAFETY: a new `str` of ASCII alone, whose characters come behind its head.
+    let data = unsafe { object.as_ptr().cast::<ffi::PyASCIIObject>().add(1) };
+    // SAFETY: there are that many bytes in both, and nobody else knows the new `str`.
     unsafe { ptr::copy_nonoverlapping(text.as_ptr(), data.cast(), text.len()) };
     Ok(object)
 }
@@ -453,14 +507,13 @@ pub fn decoded<'py>(py: Python<'py>, text: &[u8], errors: &std::ffi::CStr) -> Py
     unsafe { Bound::from_owned_ptr_or_err(py, object) }
 }
 
-/// Reads from a file descriptor that the caller keeps open.
-pub fn read_descriptor(descriptor: i32, into: &mut [u8]) -> std::io::Result<usize> {
-    use std::io::Read;
-    use std::os::fd::FromRawFd;
+/// A file of our own on what is open under a descriptor.
+pub fn duplicate(descriptor: i32) -> std::io::Result<std::fs::File> {
+    use std::os::fd::BorrowedFd;
 
-    // SAFETY: the caller keeps it open, and it is not closed here.
-    let mut file = std::mem::ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(descriptor) });
-    file.read(into)
+    // SAFETY: the caller keeps the descriptor open until this returns.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    borrowed.try_clone_to_owned().map(std::fs::File::from)
 }
 
 /// A class whose instances are iterators that the interpreter advances through a slot of ours.

@@ -1,9 +1,11 @@
 """What the tests of several rooms share."""
 
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import textwrap
 
 import pytest
@@ -20,6 +22,28 @@ def python():
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sdist(tmp_path_factory):
+    """Fetch the newest source distribution of a package, and return the folder that it unpacks to."""
+
+    def fetch(name):
+        folder = tmp_path_factory.mktemp("sdist")
+        pythons = [sys.executable, *filter(None, (shutil.which("python3"), shutil.which("python")))]
+        command = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name, "--dest", str(folder), name]
+        for python in pythons:
+            done = subprocess.run([python, *command], capture_output=True, text=True, timeout=90, check=False)
+            if done.returncode == 0:
+                break
+        else:
+            pytest.skip(f"the sdist of {name} can't be had: {done.stderr.strip().rpartition(chr(10))[2]}")
+        archive = next(folder.glob("*.tar.gz"))
+        with tarfile.open(archive) as content:
+            content.extractall(folder, filter="data")
+        return folder / archive.name.removesuffix(".tar.gz")
+
+    return fetch
 
 
 def pytest_configure():

@@ -5,7 +5,6 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-import tarfile
 import textwrap
 from pathlib import Path
 
@@ -269,22 +268,10 @@ NOT_FOR_OUR_MAPPING = {
 
 
 @pytest.fixture(scope="module")
-def cachetools_tests(tmp_path_factory):
+def cachetools_tests(sdist, tmp_path_factory):
     """A folder with the tests of cachetools, and our stand-in for cachetools beside them."""
-    folder = tmp_path_factory.mktemp("cachetools")
-    pythons = [sys.executable, *filter(None, (shutil.which("python3"), shutil.which("python")))]
-    command = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "cachetools", "--dest", str(folder)]
-    for python in pythons:
-        done = subprocess.run([python, *command, "cachetools"], capture_output=True, text=True, timeout=90, check=False)
-        if done.returncode == 0:
-            break
-    else:
-        pytest.skip(f"the sdist of cachetools can't be had: {done.stderr.strip().rpartition(chr(10))[2]}")
-    archive = next(folder.glob("cachetools-*.tar.gz"))
-    with tarfile.open(archive) as content:
-        content.extractall(folder, filter="data")
-    home = folder / "home"
-    shutil.copytree(folder / archive.name.removesuffix(".tar.gz") / "tests", home / "tests")
+    home = tmp_path_factory.mktemp("cachetools")
+    shutil.copytree(sdist("cachetools") / "tests", home / "tests")
     (home / "cachetools.py").write_text(textwrap.dedent(STAND_IN), "utf-8")
     return home
 

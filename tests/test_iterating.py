@@ -1,22 +1,17 @@
 """The iterating room: what iterators give, what they keep, and that lines are those of `open`."""
 
-import asyncio
 import gc
-import gzip
-import io
 import itertools
 import math
 import os
 import pickle
 import random
-import re
 import threading
 import time
 import weakref
 from collections import Counter
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -33,7 +28,6 @@ from ferrule.iterating import (
     fibonacci,
     flatten,
     inorder,
-    lines,
     moving_average,
     sort,
     windowed,
@@ -448,257 +442,6 @@ class TestSort:
         assert done.returncode == 0, done.stderr
 
 
-def opened(path, **options):
-    """The lines of `open`, less their ends."""
-    newline = options.get("newline")
-    with Path(path).open(encoding="utf-8", **options) as file:
-        found = list(file)
-    ends = (newline,) if newline else ("\r\n", "\n", "\r")
-    for place, line in enumerate(found):
-        for end in ends:
-            if line.endswith(end):
-                found[place] = line[: -len(end)]
-                break
-    return found
-
-
-TEXTS = [
-    b"",
-    b"\n",
-    b"one",
-    b"one\n",
-    b"one\ntwo",
-    b"one\r\ntwo\rthree\n\r\r\n",
-    b"\r",
-    b"nul\0inside\n\0\n",
-    "é\r\nü\n日本\u2028still\x0b\x0c\x85".encode(),
-    b"x" * 700_000 + b"\ny\r\n" + b"z" * 300_000,
-    b"a\r\n" * 200_000,
-    (b"y" * 262_143 + b"\r\n") * 3,
-    (b"y" * 262_142 + b"\r\n") * 3,
-]
-
-
-class TestLines:
-    @pytest.mark.parametrize("newline", [None, "", "\n", "\r", "\r\n"])
-    @pytest.mark.parametrize("number", range(len(TEXTS)))
-    def test_they_are_those_of_open(self, tmp_path, number, newline):
-        path = tmp_path / "text"
-        path.write_bytes(TEXTS[number])
-        expected = opened(path, newline=newline)
-        assert list(lines(path, newline=newline)) == expected
-        assert list(lines(io.BytesIO(TEXTS[number]), newline=newline)) == expected
-        assert list(lines(path, newline=newline, encoding="utf-8-sig")) == expected
-        with path.open(encoding="utf-8", newline=newline) as text:
-            assert list(lines(text, newline=newline)) == expected
-
-    @given(st.text(alphabet="a\r\n é", max_size=30), st.sampled_from([None, "\n", "\r", "\r\n"]))
-    @settings(deadline=None)
-    def test_any_text_is_cut_like_open_cuts_it(self, text, newline):
-        data = text.encode()
-        wrapper = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline=newline or "")
-        ends = (newline,) if newline else ("\r\n", "\n", "\r")
-        expected = []
-        for line in wrapper:
-            end = next((end for end in ends if line.endswith(end)), "")
-            expected.append(line[: len(line) - len(end)])
-        assert list(lines(io.BytesIO(data), newline=newline)) == expected
-
-    def test_the_logs_are_read_as_open_reads_them(self):
-        folder = os.environ.get("FERRULE_TEST_DATA")
-        if not folder:
-            pytest.skip("FERRULE_TEST_DATA names no folder with logs")
-        logs = sorted(Path(folder).rglob("*.log"))
-        assert logs
-        for log in logs:
-            for errors in ("strict", "replace", "surrogateescape"):
-                try:
-                    expected = opened(log, errors=errors)
-                except UnicodeDecodeError:
-                    with pytest.raises(UnicodeDecodeError):
-                        list(lines(log))
-                    continue
-                assert list(lines(log, errors=errors)) == expected
-                wanted = [line for line in expected if "error" in line]
-                assert list(lines(log, errors=errors).containing("error")) == wanted
-                assert list(lines(log, strip=True, errors=errors)) == [line.strip() for line in expected]
-                fields = [line.split()[0] for line in expected if re.search(r"\d+:\d+", line)]
-                assert list(lines(log, errors=errors).matching(r"\d+:\d+").split_field(0)) == fields
-
-    def test_odd_bytes_name_their_line_and_the_rest_comes(self):
-        found, errors = drained(lines(io.BytesIO(b"one\ntwo \xff\nthree\n\xc3\nfive")))
-        assert found == ["one", "three", "five"]
-        assert [error.__notes__[0].partition(" of ")[0] for error in errors] == ["in line 2", "in line 4"]
-        assert all(isinstance(error, UnicodeDecodeError) for error in errors)
-
-    @pytest.mark.parametrize("errors", ["replace", "ignore", "backslashreplace", "surrogateescape"])
-    def test_other_ways_with_odd_bytes_are_those_of_open(self, tmp_path, errors):
-        data = b"ER\xffROR\nERROR\n\xe2\x82\nfine \xff\n"
-        path = tmp_path / "odd"
-        path.write_bytes(data)
-        expected = opened(path, errors=errors)
-        assert list(lines(path, errors=errors)) == expected
-        for needle in ("ERROR", "\\xff", "\ufffd", "\udcff"):
-            wanted = [line for line in expected if needle in line]
-            assert list(lines(path, errors=errors).containing(needle)) == wanted
-
-    @pytest.mark.parametrize("wide", [False, True])
-    @given(
-        text=st.text(alphabet="ab\n\r \t\u00a0é", max_size=60),
-        needle=st.text(alphabet="ab \n", max_size=2),
-        strip=st.booleans(),
-    )
-    @settings(deadline=None)
-    def test_choosing_on_bytes_is_choosing_on_text(self, wide, text, needle, strip):
-        text = text + ("日" if wide else "")
-        expected = [line.strip() if strip else line for line in re.split("\r\n|\r|\n", text)]
-        if expected and not re.split("\r\n|\r|\n", text)[-1]:
-            expected.pop()
-        source = lines(io.BytesIO(text.encode()), strip=strip)
-        assert list(source.containing(needle)) == [line for line in expected if needle in line]
-
-    @pytest.mark.parametrize("pattern", ["ERROR", r"E\w+R 5", r"(?i)error", r"^$", r"a|ERROR 7", r"x\sERR", r"日"])
-    def test_patterns_are_those_of_re(self, pattern):
-        text = "x ERROR 5\nerror\n\nERROR 7 日\nx\x1cERR\na"
-        found = list(lines(io.BytesIO(text.encode())).matching(pattern))
-        assert found == [line for line in text.split("\n") if re.search(pattern, line)]
-
-    @pytest.mark.parametrize("sep", [None, ",", "é"])
-    @pytest.mark.parametrize("index", [0, 1, -1, -2])
-    def test_fields_are_those_of_split(self, sep, index):
-        text = "a,b c\u00a0d\n,x é y\nü,é é\n  two  words  "
-        expected, missing = [], 0
-        for line in text.split("\n"):
-            try:
-                expected.append(line.split(sep)[index])
-            except IndexError:
-                missing += 1
-        found, errors = drained(lines(io.BytesIO(text.encode())).split_field(index, sep))
-        assert found == expected
-        assert len(errors) == missing
-        assert all("there is no field" in str(error) for error in errors)
-
-    def test_steps_are_taken_in_the_order_in_which_they_are_written(self):
-        source = io.BytesIO(b"ok ERROR\nERROR ok\n")
-        assert list(lines(source).split_field(0).containing("ERROR")) == ["ERROR"]
-
-    def test_begun_lines_are_not_chosen_from_any_more(self):
-        source = lines(io.BytesIO(b"a\nb"))
-        chosen = source.containing("a")
-        with pytest.raises(ValueError, match="have been taken over"):
-            next(source)
-        assert next(chosen) == "a"
-        with pytest.raises(ValueError, match="have been begun"):
-            chosen.containing("b")
-
-    def test_gzip_and_text_and_chunks(self, tmp_path):
-        path = tmp_path / "log.gz"
-        path.write_bytes(gzip.compress(b"one\ntwo\nthree"))
-        assert list(lines(path).chunked(2)) == [["one", "two"], ["three"]]
-        assert list(lines(io.StringIO("é\nx")).containing("x")) == ["x"]
-        assert list(lines(io.BytesIO("é\n".encode("latin-1")), encoding="latin-1")) == ["é"]
-        assert list(lines(io.BytesIO("é\n".encode("utf-16")), encoding="utf-16")) == ["é"]
-
-    @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
-    def test_a_line_that_is_too_long_is_an_error(self, encoding):
-        data = b"ok\n" + b"x" * 1_000_000
-        source = lines(io.BytesIO(data), max_line=100, encoding=encoding)
-        assert next(source) == "ok"
-        with pytest.raises(ValueError, match=r"line 2 of .* is longer than max_line"):
-            next(source)
-        assert next(source, None) is None
-        assert list(lines(io.BytesIO(b"abc\nabcd\r\n"), max_line=4)) == ["abc", "abcd"]
-
-    @pytest.mark.parametrize(
-        ("arguments", "error"),
-        [
-            ({"newline": "x"}, ValueError),
-            ({"encoding": "klingon"}, LookupError),
-            ({"errors": "klingon"}, LookupError),
-            ({"max_line": 0}, ValueError),
-            ({"encoding": None}, TypeError),
-        ],
-    )
-    def test_bad_arguments_are_refused(self, arguments, error):
-        with pytest.raises(error):
-            lines(io.BytesIO(), **arguments)
-        with pytest.raises(FileNotFoundError):
-            lines("no such file")
-        with pytest.raises(TypeError, match="source must be a path or a file object"):
-            lines(3)
-
-    def test_a_read_that_raises_is_heard_and_can_be_gone_on_from(self):
-        class Flaky(io.BytesIO):
-            failed = False
-
-            def read(self, size=-1):
-                if size and not self.failed:
-                    self.failed = True
-                    raise OSError("not now")
-                return super().read(size)
-
-        found, errors = drained(lines(Flaky(b"a\nb")))
-        assert (found, [str(error) for error in errors]) == (["a", "b"], ["not now"])
-
-    def test_a_file_is_closed_at_the_end_and_before(self, tmp_path):
-        path = tmp_path / "text"
-        path.write_bytes(b"a\nb\n" * 100_000)
-        source = lines(path)
-        next(source)
-        source.close()
-        assert next(source, None) is None
-        with lines(path) as source:
-            assert sum(1 for _ in source) == 200_000
-        mine = io.BytesIO(b"a")
-        assert list(lines(mine)) == ["a"]
-        assert not mine.closed
-
-    def test_a_file_that_shrinks_ends_sooner(self, tmp_path):
-        path = tmp_path / "text"
-        path.write_bytes(b"line\n" * 200_000)
-        source = lines(path)
-        assert next(source) == "line"
-        os.truncate(path, 0)
-        assert all(line in ("line", "") for line in source)
-
-    def test_async_for_gives_the_same(self, tmp_path):
-        path = tmp_path / "text"
-        path.write_bytes(b"line\n" * 50_000 + b"end")
-
-        async def count():
-            found = [line async for line in lines(path)]
-            async for line in lines(path):
-                assert line == "line"
-                break
-            return found
-
-        assert asyncio.run(count()) == ["line"] * 50_000 + ["end"]
-
-    @pytest.mark.subprocess
-    def test_standard_input_and_ctrl_c_in_a_read_that_blocks(self, python, tmp_path):
-        done = python(
-            """
-            import os, signal, sys, threading
-            from ferrule import lines
-            os.mkfifo(sys.argv[1])
-            keep = os.open(sys.argv[1], os.O_RDWR)
-            os.write(keep, b"first\\nsec")
-            source = lines(sys.argv[1])
-            assert next(source) == "first"
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-            try:
-                next(source)
-            except KeyboardInterrupt:
-                os.write(keep, b"ond\\n")
-                assert next(source) == "second"
-                assert list(lines(sys.stdin.buffer)) == []
-                print("heard")
-            """,
-            tmp_path / "fifo",
-        )
-        assert done.stdout == "heard\n", done.stderr
-
-
 class TestNothingIsLost:
     @given(
         st.integers(0, 40),
@@ -720,6 +463,86 @@ class TestNothingIsLost:
         if kind == "strict" and errors and isinstance(errors[-1], ValueError):
             items.extend(eval(errors[-1].__notes__[0].removeprefix("its items: ")))
         assert items == list(range(count))
+
+
+class Lying(list):
+    """A list that is wrong about its length, in both ways of asking."""
+
+    def __len__(self):
+        return 1
+
+    def __length_hint__(self):
+        return 10**9
+
+
+class TestWhatSourcesDo:
+    """Sources that others stumble over."""
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda source: batched(source, 2),
+            lambda source: chunked(source, 2),
+            lambda source: batched_by(source, max_items=2),
+            lambda source: batched_by(source, max_items=2, max_wait=60),
+        ],
+    )
+    def test_lengths_are_hints_and_never_the_truth(self, make):
+        source = Lying(range(5))
+        assert [item for batch in make(source) for item in batch] == list(range(5))
+        assert sort(Lying([3, 1, 2])) == [1, 2, 3]
+        assert list(flatten(Lying([[1], [2]]), depth=None)) == [1, 2]
+
+    @pytest.mark.parametrize("sign", [None, ..., iterating.MISSING, StopIteration, NotImplemented, 0, ""])
+    def test_what_users_have_is_taken_for_no_sign(self, sign):
+        items = [sign, 1, sign, sign, 2]
+        assert [item for batch in batched(iter(items), 2) for item in batch] == items
+        assert [item for batch in batched_by(iter(items), max_items=2) for item in batch] == items
+        assert [item for batch in batched_by(items, max_items=2, max_wait=60) for item in batch] == items
+        assert [window[0] for window in windowed(items, 1, fillvalue=sign)] == items
+        assert list(flatten([items], depth=2)) == items
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda source: batched(source, 3),
+            lambda source: chunked(source, 3, strict=True),
+            lambda source: batched_by(source, max_items=3),
+            lambda source: batched_by(source, max_weight=9, weigher=lambda item: 3),
+            lambda source: windowed(source, 3, step=5),
+            lambda source: moving_average(source, 3),
+            lambda source: flatten(([item] for item in source), depth=1),
+            lambda source: flatten(([[item]] for item in source), depth=None),
+        ],
+    )
+    def test_endless_ones_are_pulled_no_further_than_asked(self, make):
+        pulled = itertools.count()
+        assert next(make(pulled)) is not None
+        assert next(pulled) <= 6
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: batched(3, 2),
+            lambda: chunked(None, 2),
+            lambda: batched_by(3),
+            lambda: batched_by(3, max_wait=1),
+            lambda: windowed(3, 2),
+            lambda: moving_average(3, 2),
+            lambda: flatten(3),
+            lambda: flatten(3, depth=None),
+            lambda: sort(3),
+            lambda: countdown("3"),
+        ],
+    )
+    def test_what_cannot_be_iterated_is_refused_at_once(self, make):
+        with pytest.raises(TypeError):
+            make()
+
+    def test_the_classes_cannot_be_changed(self):
+        for made in (batched([], 1), windowed([], 1), moving_average([], 1), fibonacci(), flatten([], None)):
+            with pytest.raises(TypeError):
+                type(made).foobar = 1
 
 
 @pytest.mark.parametrize("name", [name for name in iterating.__all__ if name != "Lines"])

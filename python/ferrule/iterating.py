@@ -16,7 +16,7 @@ from collections import deque
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, overload
 
-from ferrule import _core
+from ferrule import _checking, _core
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -46,6 +46,7 @@ __all__ = [
 T = TypeVar("T")
 
 _MANY: Final = 2**63
+shown: Final = _checking.shown
 
 
 class _Missing:
@@ -59,11 +60,6 @@ class _Missing:
 
 
 MISSING: Final = _Missing()
-
-
-def shown(value: object) -> str:
-    """Write an argument as a message shows it."""
-    return f"{type(value).__name__}: {value!r}"
 
 
 def at_least(name: str, value: object, least: int) -> int:
@@ -344,7 +340,7 @@ def moving_average(iterable: Iterable[Any], window: int) -> Iterator[Any]:
 
     Raises:
         TypeError, ValueError: If `window` is not what it may be; with the number named, if one can't be added or
-        divided.
+            divided.
 
     The window is a queue of two stacks, each with its sums.
     """
@@ -514,7 +510,8 @@ def lines(
     ['ERROR three']
 
     UTF-8 is read in blocks and cut into lines without the interpreter lock; what `containing`, `matching` and
-    `split_field` ask is decided on the bytes wherever bytes can tell, and a `str` is made only of what is chosen.
+    `split_field` ask is decided on the bytes wherever bytes can tell, and a `str` is made only of what is chosen. Of a
+    large file, threads read and look over some hundred kilobytes ahead of what is taken.
     Other encodings and text files go through the standard library's own text layer.
 
     Args:
@@ -642,6 +639,8 @@ class Lines:
                     name=self._name,
                     start=self._start,
                 )
+                if self._direct:
+                    self._file.close()
             else:
                 self._reader = self._slowly()
         return self._reader

@@ -1,7 +1,6 @@
 //! The room's iterators and `sort`, as Python sees them.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use pyo3::exceptions::{PyException, PyRecursionError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -9,9 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyFloat, PyList, PyString, PyTuple};
 
 use super::averaging::Window;
+use super::crew;
 use super::ordering::{self, Placed, Strategy};
-use crate::guarding::{self, Guarded, interned};
-use crate::lifecycle;
+use crate::guarding::{self, interned};
 use crate::stepping::{self, Claim, Source, Stepping, call_one, list_of, tuple_of};
 
 /// Attaches a note to an error; what can't take one stays as it is.
@@ -767,26 +766,6 @@ impl Stepping for InOrder {
 /// Below so many items the interpreter's own sort is as quick.
 const FEW: usize = 64;
 
-/// The threads that sort and scan, for this process: a fork leaves them behind.
-pub fn pool(py: Python<'_>) -> Option<Arc<rayon::ThreadPool>> {
-    static POOL: Guarded<Option<(u64, Arc<rayon::ThreadPool>)>> = Guarded::new(None);
-    let generation = lifecycle::generation();
-    let known = POOL.with(py, |pool, _| {
-        pool.as_ref().filter(|(made_in, _)| *made_in == generation).map(|(_, pool)| Arc::clone(pool))
-    });
-    known.or_else(|| {
-        let built =
-            rayon::ThreadPoolBuilder::new().thread_name(|n| format!("ferrule-{n}")).build().ok().map(Arc::new)?;
-        let mine = Arc::clone(&built);
-        let before = POOL.with(py, |pool, _| pool.replace((generation, built)));
-        // The threads of a pool from before the fork are not there to be ended.
-        if before.as_ref().is_some_and(|(made_in, _)| *made_in != generation) {
-            std::mem::forget(before);
-        }
-        Some(mine)
-    })
-}
-
 enum Kind {
     Numbers(Vec<Placed>),
     Texts(Vec<Placed>),
@@ -837,7 +816,8 @@ pub fn sort_plain<'py>(
     if count < FEW || count >= u32::MAX as usize || keys.len() != count {
         return Ok(None);
     }
-    let threads = if count >= 50_000 && (strategy != Strategy::Auto || is_text_list(keys)) { pool(py) } else { None };
+    let threads =
+        if count >= 50_000 && (strategy != Strategy::Auto || is_text_list(keys)) { crew::pool(py) } else { None };
     let Some(kind) = keys_of(keys) else { return Ok(None) };
     let sorted = match kind {
         Kind::Numbers(mut keys) => {

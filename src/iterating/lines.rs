@@ -1,7 +1,9 @@
 //! Lines as Python sees them: an iterator over what the scanner chose.
 
 use std::ffi::CString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
 
 use memchr::memmem::Finder;
 use pyo3::exceptions::{PyIndexError, PyOSError, PyTypeError, PyValueError};
@@ -9,15 +11,19 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::scanning::{Ends, Scanner, Step, Wrong};
+use super::ahead::LARGE;
+use super::choosing::{Plan, Step, Wrong};
+use super::crew;
+use super::ends::Ends;
+use super::scanning::Scanner;
 use crate::guarding::{self, interned};
 use crate::lifecycle;
 use crate::stepping::{self, Claim, Stepping, call_one};
 
 /// Where bytes come from.
 enum Input {
-    /// A file descriptor, and the object that keeps it open.
-    Descriptor(i32, Py<PyAny>),
+    /// A file of our own.
+    File(Arc<File>),
     /// The `read` of a binary file object.
     Read(Py<PyAny>),
     /// Nothing more.
@@ -37,6 +43,8 @@ struct State {
     input: Input,
     steps: Vec<After>,
     name: String,
+    /// The number of forks when this was made.
+    generation: u64,
 }
 
 /// The lines of a binary source, without their ends, chosen on bytes.
@@ -118,15 +126,17 @@ impl ToUsize for isize {
 impl State {
     /// Reads on; false at the end.
     fn advance(&mut self, py: Python<'_>) -> PyResult<bool> {
-        let Self { scanner, input, name, .. } = self;
+        let Self { scanner, input, name, generation, .. } = self;
+        if *generation != lifecycle::generation() {
+            scanner.abandon_ahead();
+        }
         loop {
             let mut raised = None;
             let outcome = match &*input {
                 Input::Ended => return Ok(false),
-                Input::Descriptor(descriptor, _) => {
-                    let descriptor = *descriptor;
-                    let mut read = |into: &mut [u8]| stepping::read_descriptor(descriptor, into);
-                    lifecycle::detached(py, || scanner.advance(&mut read))
+                Input::File(file) => {
+                    let mut file = &**file;
+                    lifecycle::detached(py, || scanner.advance(&mut |into: &mut [u8]| file.read(into)))
                 }
                 Input::Read(read) => scanner.advance(&mut |into: &mut [u8]| {
                     read_object(read.bind(py), into).map_err(|error| {
@@ -156,14 +166,8 @@ impl State {
 
     fn end(&mut self, py: Python<'_>) {
         match std::mem::replace(&mut self.input, Input::Ended) {
-            Input::Descriptor(_, owner) => {
-                if let Err(error) = owner.call_method0(py, interned!(py, "close")) {
-                    error.write_unraisable(py, None);
-                }
-                guarding::release(py, [owner]);
-            }
             Input::Read(read) => guarding::release(py, [read]),
-            Input::Ended => {}
+            Input::File(_) | Input::Ended => {}
         }
     }
 
@@ -191,8 +195,9 @@ impl State {
             let mut line = if ascii {
                 stepping::ascii_text(py, bytes)?
             } else {
+                // An error handler is Python code, but none that could get at the scanner.
                 let bytes = bytes.to_vec();
-                let errors = self.scanner.errors().map_or(c"strict", CString::as_c_str);
+                let errors = self.scanner.plan().errors.as_ref().map_or(c"strict", CString::as_c_str);
                 stepping::decoded(py, &bytes, errors)?
             };
             loop {
@@ -210,7 +215,8 @@ impl State {
         match wrong {
             Wrong::Undecodable(start, end) => {
                 let bytes = self.scanner.bytes(*start, *end);
-                let Err(error) = stepping::decoded(py, bytes, c"strict") else {
+                // Line end and all: what comes next decides what is said of bytes that are missing.
+                let Err(error) = stepping::decoded(py, self.scanner.rest_of_line(*start), c"strict") else {
                     return PyValueError::new_err("a line that could not be decoded can be");
                 };
                 let note = format!("in line {number} of {}: {:?}", self.name, PyBytes::new(py, bytes));
@@ -248,8 +254,8 @@ const WHAT: &str = "an iterator over lines";
 
 #[pymethods]
 impl LineReader {
-    /// Lines of `source`: an open file with a descriptor of its own, which is closed at the end, or (`owned` is false) an
-    /// object with `read`. `start` is where reading begins: bytes and lines.
+    /// Lines of `source`: an open file with a descriptor, which is duplicated, or (`owned` is false) an object with `read`.
+    /// `start` is where reading begins: bytes and lines.
     #[new]
     #[pyo3(signature = (source, steps, /, *, owned, newline, errors, max_line, name, start))]
     #[expect(clippy::too_many_arguments, reason = "called by the face alone, by name")]
@@ -274,15 +280,23 @@ impl LineReader {
         let errors = (errors != "strict").then(|| CString::new(errors)).transpose()?;
         let both = steps.iter().map(|step| step.step(py)).collect::<PyResult<Vec<_>>>()?;
         let (steps, after) = both.into_iter().unzip();
+        let mut scanner = Scanner::new(Plan { ends, steps, errors, max_line });
+        scanner.set_start(start.0, start.1);
         let input = if owned {
-            let descriptor = source.call_method0("fileno")?.extract()?;
-            Input::Descriptor(descriptor, source.clone().unbind())
+            let file = Arc::new(stepping::duplicate(source.call_method0("fileno")?.extract()?)?);
+            let about = file.metadata()?;
+            if about.is_file()
+                && about.len().saturating_sub(start.0) >= LARGE
+                && let Some(pool) = crew::pool(py).filter(|pool| pool.current_num_threads() > 1)
+            {
+                scanner.read_ahead(Arc::clone(&file), about.len(), pool);
+            }
+            Input::File(file)
         } else {
             Input::Read(source.getattr("read")?.unbind())
         };
-        let mut scanner = Scanner::new(ends, steps, errors, max_line);
-        scanner.set_start(start.0, start.1);
-        Ok(Self { state: Claim::new(State { scanner, input, steps: after, name }) })
+        let generation = lifecycle::generation();
+        Ok(Self { state: Claim::new(State { scanner, input, steps: after, name, generation }) })
     }
 
     fn __iter__(this: Py<Self>) -> Py<Self> {
@@ -300,7 +314,7 @@ impl LineReader {
         let mut lines = vec![first.unbind()];
         // An error would lose the lines before it: it comes when they have been taken. Lines on which Python still has to
         // say something come one at a time for the same reason.
-        while state.steps.is_empty() && state.scanner.errors().is_none() {
+        while state.steps.is_empty() && state.scanner.plan().errors.is_none() {
             match state.ready(py)? {
                 Some(line) => lines.push(line.unbind()),
                 None => break,
@@ -326,9 +340,8 @@ impl LineReader {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.state.traverse(|state| {
             match &state.input {
-                Input::Descriptor(_, owner) => visit.call(owner)?,
                 Input::Read(read) => visit.call(read)?,
-                Input::Ended => {}
+                Input::File(_) | Input::Ended => {}
             }
             for step in &state.steps {
                 match step {

@@ -6,6 +6,7 @@ import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING
 
+import ferrule
 from ferrule import PerformanceMonitor, ResourcePool, Timer, cached, count_calls, timed
 from ferrule._demo import examining, sources, storing
 from ferrule._demo.measuring import Measured
@@ -32,8 +33,8 @@ def find(path: Path) -> sources.Found:
 def lines(path: Path) -> Iterator[str]:
     """Stream the lines of one file."""
     with sources.opened(path) as file:
-        for line in file:  # noqa: UP028 - the same loop as in `plain`
-            yield line
+        for line in ferrule.lines(file.buffer, encoding=file.encoding):
+            yield line + "\n"
 
 
 @timed(name="read", monitor=monitor)
