@@ -221,6 +221,9 @@ class _Terms(NamedTuple):
         return max(1, round(self.timeout * _NANOSECONDS))
 
 
+_PLAIN: Final = _Terms()
+
+
 class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
     """Runs calls on threads: the standard library's executor, several times faster, and with an end to its traps.
 
@@ -344,7 +347,7 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
             TimeoutError: If a result isn't there in time.
             TypeError, ValueError: If an argument is not what it may be.
         """
-        return _map(self, _Terms(), fn, iterables, timeout, chunksize, buffersize)
+        return _map(self, _PLAIN, fn, iterables, timeout, chunksize, buffersize)
 
     def options(
         self,
@@ -384,7 +387,7 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
         Raises:
             ExecutorClosed: If the executor was shut down, before or while waiting.
         """
-        return cast("Future[T]", await _submit_async(self, _Terms(), fn, args, kwargs))
+        return cast("Future[T]", await _submit_async(self, _PLAIN, fn, args, kwargs))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks.
@@ -542,7 +545,7 @@ async def _submit_async(
         except BaseException:
             admission.leave()
             raise
-    return executor._submit_admitted(function, args, kwargs, terms.priority, terms.nanoseconds())  # noqa: SLF001
+    return executor._submit(function, args, kwargs, terms.priority, terms.nanoseconds(), admitted=True)  # noqa: SLF001
 
 
 def _map(  # noqa: PLR0917 - one place for two faces
@@ -707,7 +710,8 @@ class _ResultOf(NamedTuple):
     task: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Not frozen: that would make each of them through a dozen calls of `object.__setattr__`.
+@dataclass(slots=True, eq=False)
 class _Task:
     id: str
     number: int
@@ -947,6 +951,8 @@ class TaskScheduler:
         self._monitor = monitor
         self._level = _log_level(log)
         self._tasks: dict[str, _Task] = {}
+        # The function that was added last, and whether it is a coroutine function.
+        self._last_kind: tuple[object, bool] = (object(), False)
         self._run: _Run | None = None
         self._lock = threading.Lock()
         self.results = TaskResults(name, {})
@@ -998,21 +1004,23 @@ class TaskScheduler:
             raise TypeError(f"id must be a string, not {_shown(id)}")
         if id in self._tasks:
             raise DuplicateTask(f"there is a task {id!r} already")
-        is_coroutine = _is_coroutine_function(id, function)
+        # Many tasks call the same function, and looking at it takes longer than all the rest.
+        known, is_coroutine = self._last_kind
+        if function is not known:
+            is_coroutine = _is_coroutine_function(id, function)
+            self._last_kind = (function, is_coroutine)
         if isinstance(args, (str, bytes)):
             raise TypeError(f"args must be a tuple of arguments, not {_shown(args)}")
         if isinstance(depends_on, str):
             raise TypeError(f"depends_on must be several names, as in ({depends_on!r},), not {_shown(depends_on)}")
-        _check_limit(limit)
-        terms = _Terms(_priority(priority), _timeout(timeout), _policy(retry))
-        args, kwargs = tuple(args), dict(kwargs or {})
+        if limit is not None:
+            _check_limit(limit)
+        terms = _PLAIN
+        if timeout is not None or retry is not None or priority is not _PLAIN.priority:
+            terms = _Terms(_priority(priority), _timeout(timeout), _policy(retry))
+        args, kwargs = tuple(args), dict(kwargs or ())
         values = [each.task for each in (*args, *kwargs.values()) if isinstance(each, _ResultOf)]
-        needs = tuple(dict.fromkeys((*depends_on, *values)))
-        for need in needs:
-            if not isinstance(need, str):
-                raise TypeError(f"depends_on must name tasks by strings, not {_shown(need)}")
-        if id in needs:
-            raise DependencyCycle(f"task {id!r} depends on itself")
+        needs = _needs(id, (*depends_on, *values))
         self._tasks[id] = _Task(
             id,
             len(self._tasks),
@@ -1025,7 +1033,7 @@ class TaskScheduler:
             terms,
             limit,
             is_coroutine,
-            limit is None and terms.timeout is None and terms.retry is None,
+            limit is None and timeout is None and retry is None,
         )
 
     def result_of(self, id: str) -> Any:  # noqa: A002 - what it is called everywhere
@@ -1314,10 +1322,19 @@ def _is_coroutine_function(task: str, function: object) -> bool:
     return kind == "coroutine function"
 
 
+def _needs(task: str, names: tuple[object, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"depends_on must name tasks by strings, not {_shown(name)}")
+    if task in names:
+        raise DependencyCycle(f"task {task!r} depends on itself")
+    return tuple(dict.fromkeys(cast("tuple[str, ...]", names)))
+
+
 def _check_limit(limit: object) -> None:
     from ferrule.limiting import RateLimiter
 
-    if limit is not None and not isinstance(limit, RateLimiter):
+    if not isinstance(limit, RateLimiter):
         raise TypeError(f"limit must be a ferrule.RateLimiter or None, not {_shown(limit)}")
 
 
@@ -1383,7 +1400,7 @@ def _shown_progress(
 
 def _on_pool(run: _Run, *, executor: ThreadPoolExecutor | ExecutorView) -> Iterator[None]:
     """Drive a run on our own threads: all that is ready is queued there, by priority."""
-    base, common = (executor, _Terms()) if isinstance(executor, ThreadPoolExecutor) else executor.parts()
+    base, common = (executor, _PLAIN) if isinstance(executor, ThreadPoolExecutor) else executor.parts()
     inbox: queue.SimpleQueue[tuple[_Task, Future[_Report]]] = queue.SimpleQueue()
     run.stop = lambda task: run.running[task].cancel()
     try:

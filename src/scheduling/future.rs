@@ -6,7 +6,7 @@
 //! one step; once somebody has seen it, who finishes acquires it, tells the waiters, and notifies.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pyo3::exceptions::{PyException, PyRuntimeError, PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
 
 use super::binding::{Crew, help_out};
+use super::spinning::{Whereabouts, spin_until};
 use crate::callable::bare_instance;
 use crate::clock::{self, binding::nanoseconds};
 use crate::guarding::{self, Dead, Guarded, Made, call_method, interned};
@@ -67,6 +68,13 @@ pub(super) struct Work {
     /// Nanoseconds that it may take; `u64::MAX` for ever.
     pub(super) timeout: u64,
 }
+
+/// How many times a thread has let go of the interpreter lock to wait for a future; wraps.
+pub(super) static WAITS: AtomicUsize = AtomicUsize::new(0);
+
+/// Where threads wait for futures, and where workers finish them.
+pub(super) static WAITERS: Whereabouts = Whereabouts::unknown();
+pub(super) static WORKERS: Whereabouts = Whereabouts::unknown();
 
 /// Threads that wait for a future.
 pub(super) type Tickets = Vec<Arc<Ticket<()>>>;
@@ -426,7 +434,14 @@ impl FutureBase {
             if !waits {
                 break;
             }
-            let woken = ticket.wait(py, deadline);
+            let woken = ticket.wait_after(py, deadline, || {
+                WAITS.fetch_add(1, Ordering::Release);
+                let here = guarding::processor();
+                WAITERS.note(here);
+                if !WORKERS.is_at(here) {
+                    spin_until(|| ticket.is_settled());
+                }
+            });
             if !matches!(woken, Ok(Woken::Settled)) {
                 let mut left = None;
                 future.inner.peek(py, |inner| {
