@@ -21,7 +21,7 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PySet, PyTuple, PyType};
+use pyo3::types::{PyDict, PyFloat, PySet, PyString, PyTuple, PyType};
 
 use super::future::{FutureBase, Tickets, WAITERS, WORKERS, Work, log_error, rouse};
 use super::queue::Queue;
@@ -184,7 +184,9 @@ impl Crew {
     }
 
     fn error(&self, py: Python<'_>, which: impl FnOnce(&Errors) -> &Py<PyAny>, text: &str) -> PyErr {
-        which(&self.plan.errors).bind(py).call1((text,)).map_or_else(|error| error, PyErr::from_value)
+        let text = PyString::new(py, text);
+        guarding::call(which(&self.plan.errors).bind(py), &[text.as_any()])
+            .map_or_else(|error| error, PyErr::from_value)
     }
 
     /// Whether new tasks are taken.
@@ -542,7 +544,7 @@ impl Crew {
                 }
                 busy_with(&future, || Self::run(this, seat, &future, *work, &mut tickets))?;
             }
-            drop(future);
+            guarding::release(py, [future.into_any().unbind()]);
             if seat.abandoned.load(Ordering::Acquire) || crew.generation != lifecycle::generation() {
                 rouse(&mut tickets);
                 return Ok(());
@@ -618,9 +620,9 @@ impl Crew {
                     Self::hire(this)?;
                 }
             }
-            let seconds = task.timeout as f64 / SECOND as f64;
-            let late = crew.plan.errors.late.bind(py).call1((seconds,)).map_or_else(PyErr::into, PyErr::from_value);
-            let late: PyErr = late;
+            let seconds = PyFloat::new(py, task.timeout as f64 / SECOND as f64);
+            let late = guarding::call(crew.plan.errors.late.bind(py), &[seconds.as_any()])
+                .map_or_else(|error| error, PyErr::from_value);
             let mut tickets = Tickets::new();
             let ended = FutureBase::finish(task.future.bind(py), Err(late.into_value(py).into_any()), &mut tickets);
             rouse(&mut tickets);
@@ -644,12 +646,16 @@ fn perform(py: Python<'_>, work: Work) -> Result<Py<PyAny>, Py<PyAny>> {
             packed.call().forward(&function).map_err(Failure::from)
         }
     });
-    match result {
+    // Whatever goes with them may have a `__del__`.
+    let rest = [Some(function), Some(args.into_any()), kwargs.map(Bound::into_any), context];
+    let outcome = match result {
         Ok(Ok(result)) => Ok(result.unbind()),
         Ok(Err(Failure::Raised(raised))) => Err(raised.fetch(py).into_value(py).into_any()),
         Ok(Err(Failure::Error(error))) => Err(error.into_value(py).into_any()),
         Err(error) => Err(error.into_value(py).into_any()),
-    }
+    };
+    guarding::release(py, rest.into_iter().flatten().map(Bound::unbind));
+    outcome
 }
 
 fn works_for(crew: usize) -> bool {
@@ -701,7 +707,7 @@ impl Crew {
     fn work(this: &Bound<'_, Self>) -> PyResult<()> {
         static CURRENT: Made<Py<PyAny>> = Made::new();
         let (py, crew) = (this.py(), this.get());
-        let thread = CURRENT.import(py, "threading", "current_thread")?.call0()?.unbind();
+        let thread = guarding::call(CURRENT.import(py, "threading", "current_thread")?, &[])?.unbind();
         let seat = Arc::new(Seat { thread, abandoned: AtomicBool::new(false) });
         let station = Station { crew: Self::address(this), seat: Arc::clone(&seat), runs: Vec::new() };
         STATION.replace(Some(station));

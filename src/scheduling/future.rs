@@ -15,7 +15,7 @@ use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
 
 use super::binding::{Crew, help_out};
 use super::spinning::{Whereabouts, spin_until};
-use crate::callable::bare_instance;
+use crate::callable::{Packed, bare_instance};
 use crate::clock::{self, binding::nanoseconds};
 use crate::guarding::{self, Dead, Guarded, Made, call_method, interned};
 use crate::lifecycle;
@@ -155,8 +155,8 @@ fn module_item<'py>(
 
 fn error_of(py: Python<'_>, made: &'static Made<Py<PyAny>>, name: &'static str, text: Option<String>) -> PyErr {
     let error = module_item(py, made, name).and_then(|class| match text {
-        Some(text) => class.call1((text,)),
-        None => class.call0(),
+        Some(text) => guarding::call(class, &[PyString::new(py, &text).as_any()]),
+        None => guarding::call(class, &[]),
     });
     error.map_or_else(|error| error, PyErr::from_value)
 }
@@ -178,10 +178,11 @@ pub(super) fn log_error(py: Python<'_>, level: &str, text: &str, argument: Optio
     let told = module_item(py, &LOGGER, "LOGGER").and_then(|logger| {
         let fields = PyDict::new(py);
         fields.set_item(interned!(py, "exc_info"), error.value(py))?;
-        match argument {
-            Some(argument) => logger.call_method(level, (text, argument), Some(&fields)),
-            None => logger.call_method(level, (text,), Some(&fields)),
-        }
+        let text = PyString::new(py, text).into_any();
+        let items: Vec<_> = [Some(&text), argument].into_iter().flatten().collect();
+        let args = PyTuple::new(py, items)?;
+        let packed = Packed::new(None, &args, Some(&fields))?;
+        packed.call().forward(&logger.getattr(level)?).map_err(|raised| raised.fetch(py))
     });
     if let Err(error) = told {
         // A handler that raises: it is told where there is nobody else.
@@ -286,7 +287,7 @@ impl FutureBase {
         let mut outcome = Ok(());
         if let (Some(tell), Some(waiters)) = (after.tell, &after.waiters) {
             for waiter in waiters.bind(py).iter() {
-                outcome = outcome.and(waiter.call_method1(tell, (this,)).map(drop));
+                outcome = outcome.and(call_method(&waiter, &PyString::intern(py, tell), &[this.as_any()]).map(drop));
             }
         }
         if matches!(after.verdict, Verdict::Changed) {
