@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from ferrule import _core
+from ferrule._checking import positive_integer, shown
 from ferrule._errors import (
     DependencyCycle,
     DuplicateTask,
@@ -30,6 +31,7 @@ from ferrule._errors import (
     TaskTimeout,
     UnknownDependency,
 )
+from ferrule._logging import logger_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -67,21 +69,9 @@ _NANOSECONDS: Final = 1_000_000_000
 _MANY: Final = 2**31
 
 
-def _shown(value: object) -> str:
-    return f"{type(value).__name__}: {value!r}"
-
-
-def _integer(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {_shown(value)}")
-    if not least <= value < _MANY:
-        raise ValueError(f"{name} must be {least} or more, got {value!r}" if value < least else f"{name} is too large")
-    return value
-
-
 def _priority(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"priority must be an integer, not {_shown(value)}")
+        raise TypeError(f"priority must be an integer, not {shown(value)}")
     if not -_MANY <= value < _MANY:
         raise ValueError(f"priority must fit into 32 bits, got {value!r}")
     return value
@@ -100,7 +90,7 @@ def _policy(value: object) -> Retry | None:
     from ferrule.retrying import Retry
 
     if value is not None and not isinstance(value, Retry):
-        raise TypeError(f"retry must be a ferrule.Retry or None, not {_shown(value)}")
+        raise TypeError(f"retry must be a ferrule.Retry or None, not {shown(value)}")
     return value
 
 
@@ -279,11 +269,11 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
             max_workers = min(32, (count or 1) + 4)
         elif isinstance(max_workers, int) and max_workers <= 0:
             raise ValueError(f"max_workers must be greater than 0, got {max_workers!r}")
-        max_workers = _integer("max_workers", max_workers, 1)
+        max_workers = positive_integer("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be a callable, not {_shown(initializer)}")
+            raise TypeError(f"initializer must be a callable, not {shown(initializer)}")
         if max_pending is not None:
-            _integer("max_pending", max_pending, 1)
+            positive_integer("max_pending", max_pending)
         if when_full not in {"block", "raise"}:
             raise ValueError(f"when_full must be 'block' or 'raise', got {when_full!r}")
         if on_exit not in {"drain", "cancel"}:
@@ -558,8 +548,8 @@ def _map(  # noqa: PLR0917 - one place for two faces
     buffersize: int | None,
 ) -> Iterator[Any]:
     if not callable(function):
-        raise TypeError(f"fn must be a callable, not {_shown(function)}")
-    _integer("chunksize", chunksize, 1)
+        raise TypeError(f"fn must be a callable, not {shown(function)}")
+    positive_integer("chunksize", chunksize)
     if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int)):
         raise TypeError("buffersize must be an integer or None")
     if buffersize is not None and buffersize < 1:
@@ -941,11 +931,11 @@ class TaskScheduler:
         log: int | str | None = None,
     ) -> None:
         if max_workers is not None:
-            _integer("max_workers", max_workers, 1)
+            positive_integer("max_workers", max_workers)
         if not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {_shown(name)}")
+            raise TypeError(f"name must be a string, not {shown(name)}")
         if monitor is not None and not callable(getattr(monitor, "recorder", None)):
-            raise TypeError(f"monitor must be a ferrule.PerformanceMonitor or None, not {_shown(monitor)}")
+            raise TypeError(f"monitor must be a ferrule.PerformanceMonitor or None, not {shown(monitor)}")
         self.max_workers = max_workers
         self.name = name
         self._monitor = monitor
@@ -1001,7 +991,7 @@ class TaskScheduler:
             TypeError, ValueError: If an argument is not what it may be.
         """
         if not isinstance(id, str):
-            raise TypeError(f"id must be a string, not {_shown(id)}")
+            raise TypeError(f"id must be a string, not {shown(id)}")
         if id in self._tasks:
             raise DuplicateTask(f"there is a task {id!r} already")
         # Many tasks call the same function, and looking at it takes longer than all the rest.
@@ -1010,9 +1000,9 @@ class TaskScheduler:
             is_coroutine = _is_coroutine_function(id, function)
             self._last_kind = (function, is_coroutine)
         if isinstance(args, (str, bytes)):
-            raise TypeError(f"args must be a tuple of arguments, not {_shown(args)}")
+            raise TypeError(f"args must be a tuple of arguments, not {shown(args)}")
         if isinstance(depends_on, str):
-            raise TypeError(f"depends_on must be several names, as in ({depends_on!r},), not {_shown(depends_on)}")
+            raise TypeError(f"depends_on must be several names, as in ({depends_on!r},), not {shown(depends_on)}")
         if limit is not None:
             _check_limit(limit)
         terms = _PLAIN
@@ -1046,7 +1036,7 @@ class TaskScheduler:
             TypeError: If it is no string.
         """
         if not isinstance(id, str):
-            raise TypeError(f"id must be a string, not {_shown(id)}")
+            raise TypeError(f"id must be a string, not {shown(id)}")
         return _ResultOf(id)
 
     def cancel(self, id: str) -> bool:  # noqa: A002 - what it is called everywhere
@@ -1315,7 +1305,7 @@ def _is_coroutine_function(task: str, function: object) -> bool:
     from ferrule._kinds import kind_of
 
     if not callable(function):
-        raise TypeError(f"function must be callable, not {_shown(function)}")
+        raise TypeError(f"function must be callable, not {shown(function)}")
     kind = kind_of(function)
     if kind not in {"function", "coroutine function"}:
         raise TypeError(f"function must be a function or a coroutine function; {task!r} is given a {kind}")
@@ -1325,7 +1315,7 @@ def _is_coroutine_function(task: str, function: object) -> bool:
 def _needs(task: str, names: tuple[object, ...]) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"depends_on must name tasks by strings, not {_shown(name)}")
+            raise TypeError(f"depends_on must name tasks by strings, not {shown(name)}")
     if task in names:
         raise DependencyCycle(f"task {task!r} depends on itself")
     return tuple(dict.fromkeys(cast("tuple[str, ...]", names)))
@@ -1335,7 +1325,7 @@ def _check_limit(limit: object) -> None:
     from ferrule.limiting import RateLimiter
 
     if not isinstance(limit, RateLimiter):
-        raise TypeError(f"limit must be a ferrule.RateLimiter or None, not {_shown(limit)}")
+        raise TypeError(f"limit must be a ferrule.RateLimiter or None, not {shown(limit)}")
 
 
 def _refuse_in_loop() -> None:
@@ -1359,9 +1349,7 @@ def _log_level(log: int | str | None) -> int | None:
 
 
 def _log_result(level: int, name: str, result: TaskResult) -> None:
-    import logging
-
-    logger = logging.getLogger("ferrule.scheduling")
+    logger = logger_of("scheduling")
     if logger.isEnabledFor(level):
         fields = {
             "ferrule_name": name,
@@ -1395,7 +1383,7 @@ def _shown_progress(
     elif callable(progress):
         yield progress
     else:
-        raise TypeError(f"progress must be True, False or a function of a TaskResult, not {_shown(progress)}")
+        raise TypeError(f"progress must be True, False or a function of a TaskResult, not {shown(progress)}")
 
 
 def _on_pool(run: _Run, *, executor: ThreadPoolExecutor | ExecutorView) -> Iterator[None]:
