@@ -31,8 +31,8 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 # Long enough for a loaded machine, and never reached when all is well.
 LONG = 30
 
-# How many programs end with busy workers: a few hundred, or as many as are asked for.
-EXITS = int(os.environ.get("FERRULE_EXITS", "200"))
+# How many programs end with busy workers: a hundred, or as many as are asked for.
+EXITS = int(os.environ.get("FERRULE_EXITS", "100"))
 
 # How they end. What is waited for at the end is short, what is endless is given up.
 LEAVING = [
@@ -85,7 +85,7 @@ LEAVING = [
     import sys, time
     from ferrule import ThreadPoolExecutor
     executor = ThreadPoolExecutor(2, on_exit="cancel")
-    futures = [executor.submit(time.sleep, 0.001) for _ in range(100_000)]
+    futures = [executor.submit(time.sleep, 0.001) for _ in range(10_000)]
     time.sleep(int(sys.argv[1]) / 1000)
     print("left")
     """,
@@ -1022,7 +1022,7 @@ class TestProcess:
         assert "parent: 0" in run.stdout
         assert run.stdout.count("the parent's") == 1
 
-    # FERRULE_EXITS=10000 for the long run: some ten minutes.
+    # FERRULE_EXITS=10000 for the long run: some twenty minutes.
     @pytest.mark.timeout(120 + EXITS)
     def test_exits_with_busy_workers(self, python):
         def leave(number):
