@@ -57,7 +57,7 @@ build: $(STAMPS)/build ## build the native part in release mode, into .venv
 
 .PHONY: demo
 demo: build ## one job over real input (DEMO_PATH=), and what was measured
-	$(BIN)/python -m ferrule demo $(DEMO_PATH)
+	$(BIN)/python -m ferrule demo $(DEMO_PATH) --timeline target/demo-timeline.html
 
 .PHONY: test test-cores test-package
 test: test-cores test-package ## the Rust cores' tests, then pytest

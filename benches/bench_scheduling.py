@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ferrule._compare.harness import Figure, Prepared, Room, UnavailableError
 from ferrule._compare.scheduling import WORKERS, ours, theirs
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ferrule._compare.harness import Factory
+    from ferrule.scheduling import Strategy
 
 
 def room(*, quick: bool) -> Room:
@@ -159,10 +160,30 @@ def work() -> int:
     return sum(range(20_000))
 
 
+def needs_free_threads() -> None:
+    if not sysconfig.get_config_var("Py_GIL_DISABLED") or sys._is_gil_enabled():  # type: ignore[attr-defined]  # noqa: SLF001
+        raise UnavailableError("needs a free-threaded interpreter")
+
+
+def scheduled_speed_up() -> float:
+    needs_free_threads()
+    from ferrule import TaskScheduler
+
+    scheduler = TaskScheduler(max_workers=2)
+    for number in range(400):
+        scheduler.add_task(str(number), work)
+    taken: dict[str, list[float]] = {"sequential": [], "threads": []}
+    for _ in range(5):
+        for strategy, times in taken.items():
+            start = time.perf_counter()
+            scheduler.run(cast("Strategy", strategy)).raise_errors()
+            times.append(time.perf_counter() - start)
+    return min(taken["sequential"]) / min(taken["threads"])
+
+
 def speed_up() -> Figure:
     def find(make: Callable[[int], concurrent.futures.Executor]) -> float:
-        if not sysconfig.get_config_var("Py_GIL_DISABLED"):
-            raise UnavailableError("needs a free-threaded interpreter")
+        needs_free_threads()
         taken: dict[int, float] = {}
         for workers in (1, 2):
             with make(workers) as executor:
@@ -186,6 +207,7 @@ def speed_up() -> Figure:
         candidates={
             "ferrule": lambda: find(mine),
             "ThreadPoolExecutor": lambda: find(concurrent.futures.ThreadPoolExecutor),
+            "ferrule, TaskScheduler on 2 threads against sequential": scheduled_speed_up,
         },
     )
 

@@ -749,3 +749,19 @@ pub fn interpreter_is_going() -> bool {
     // SAFETY: may be called at any time, even without an interpreter.
     unsafe { ffi::Py_IsInitialized() == 0 }
 }
+
+/// The processor that this thread runs on at the moment; `None` where the system doesn't say.
+#[inline]
+#[must_use]
+pub fn processor() -> Option<u32> {
+    #[cfg(target_os = "linux")]
+    {
+        unsafe extern "C" {
+            fn sched_getcpu() -> std::ffi::c_int;
+        }
+        // SAFETY: takes nothing, and gives a number or -1.
+        u32::try_from(unsafe { sched_getcpu() }).ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}

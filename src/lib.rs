@@ -74,9 +74,11 @@ mod _core {
     #[pymodule_export]
     use crate::retrying::breaking::{BreakerFunction, CallPermit, Circuit};
     #[pymodule_export]
-    use crate::scheduling::binding::{Admission, Crew, ThreadPool};
+    use crate::scheduling::binding::Crew;
     #[pymodule_export]
     use crate::scheduling::future::FutureBase;
+    #[pymodule_export]
+    use crate::scheduling::pool::{Admission, ThreadPool};
     #[pymodule_export]
     use crate::timing::binding::{CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer};
     #[pymodule_export]

@@ -56,8 +56,10 @@ pub fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     let mut main = MAIN_THREAD.load(Ordering::Relaxed);
     if main == 0 {
         // Not at import: `threading` is worth a millisecond, and whoever waits has loaded it already.
-        let thread = py.import("threading")?.call_method0("main_thread")?;
-        main = thread.getattr(interned!(py, "ident"))?.extract()?;
+        // In a daemon thread the interpreter may go in the middle of this.
+        let thread = guarding::call_method(py.import("threading")?.as_any(), interned!(py, "main_thread"), &[])?;
+        let name = interned!(py, "ident").as_any();
+        main = guarding::call_method(&thread, interned!(py, "__getattribute__"), &[name])?.extract()?;
         MAIN_THREAD.store(main, Ordering::Relaxed);
     }
     Ok(ident(py)? == main)

@@ -203,6 +203,12 @@ impl<T: Send> Ticket<T> {
     /// Waits on this thread until the ticket is settled, `deadline` (on the precise clock) has passed, or this process
     /// turns out to be a fork of the one that began to wait. What signal handlers raise comes out.
     pub fn wait(&self, py: Python<'_>, deadline: Option<u64>) -> PyResult<Woken> {
+        self.wait_after(py, deadline, || ())
+    }
+
+    /// Waits likewise; `before` is called first, detached, by who hopes that the wait is over in a moment.
+    pub fn wait_after(&self, py: Python<'_>, deadline: Option<u64>, before: impl FnOnce() + Send) -> PyResult<Woken> {
+        let mut before = Some(before);
         let hears_signals = lifecycle::is_main_thread(py)?;
         let slice = if hears_signals { SIGNAL_SLICE } else { u64::MAX };
         let alarm = deadline.map(|_| {
@@ -220,7 +226,13 @@ impl<T: Send> Ticket<T> {
                 Some(left) => left,
                 None => u64::MAX,
             };
-            lifecycle::detached(py, || self.park(left.min(slice)));
+            let before = before.take();
+            lifecycle::detached(py, || {
+                if let Some(before) = before {
+                    before();
+                }
+                self.park(left.min(slice));
+            });
             if hears_signals && let Err(error) = py.check_signals() {
                 break Err(error);
             }

@@ -534,6 +534,8 @@ class TestTheCommandLine:
                 "other.db is there, and no database of the demo; it is left as it is",
             ),
             (["{}", "--database", "{}/x", "--json", "{}/x"], "name the same file"),
+            (["{}", "--json", "{}/x", "--timeline", "{}/x"], "--json and --timeline name the same file"),
+            (["{}", "--timeline", "{}"], "argument --timeline: is a folder: "),
             (["{}", "--colour"], "unrecognized arguments: --colour"),
         ],
     )
@@ -587,6 +589,31 @@ class TestTheCommandLine:
         finally:
             database.close()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.db", "tree"]
+
+    def test_the_questions_are_asked_at_once_and_drawn(self, tree, tmp_path, capsys):
+        picture, facts = tmp_path / "questions.html", tmp_path / "facts.json"
+        assert main([str(tree), "--timeline", str(picture), "--json", str(facts)]) == 0
+        assert f"drawn in {picture}" in capsys.readouterr().out
+        answers = json.loads(facts.read_text(encoding="utf-8"))["answers"]
+        assert set(answers) == set(storing.QUESTIONS)
+        drawn = picture.read_text(encoding="utf-8")
+        assert drawn.startswith("<!doctype html>")
+        assert all(name in drawn for name in answers)
+        assert all(answer["worker"] in drawn for answer in answers.values())
+
+    def test_a_question_that_fails_is_told(self, tree, capsys, monkeypatch):
+        real = storing.QUESTIONS["called"]
+
+        def question(database, top):
+            if threading.current_thread() is not threading.main_thread():
+                database.execute("no SQL")
+            return real(database, top)
+
+        monkeypatch.setitem(storing.QUESTIONS, "called", question)
+        with pytest.raises(SystemExit) as caught:
+            main([str(tree)])
+        assert caught.value.code == 2
+        assert 'near "no": syntax error' in capsys.readouterr().err
 
     def test_nothing_is_left_behind(self, tree, tmp_path, capsys, monkeypatch):
         here = tmp_path / "temporary"

@@ -1,6 +1,7 @@
 """The future and the executor."""
 
 import asyncio
+import collections
 import concurrent.futures
 import contextvars
 import copy
@@ -29,6 +30,66 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 # Long enough for a loaded machine, and never reached when all is well.
 LONG = 30
+
+# How many programs end with busy workers: a hundred, or as many as are asked for.
+EXITS = int(os.environ.get("FERRULE_EXITS", "100"))
+
+# How they end. What is waited for at the end is short, what is endless is given up.
+LEAVING = [
+    # Ctrl-C, while tasks compute, sleep, wait and have been abandoned.
+    """
+    import itertools, sys, time
+    from ferrule import ThreadPoolExecutor
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as executor:
+            for _ in range(2):
+                executor.submit(lambda: [None for _ in iter(int, 1) if _])
+            executor.submit(time.sleep, 600)
+            executor.submit(sum, itertools.repeat(1, 100_000))
+            executor.map(str, range(1000))
+            executor.options(timeout=0.001).submit(time.sleep, 600)
+            time.sleep(int(sys.argv[1]) / 1000)
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        print("left")
+    """,
+    # The end of the program, while the abandoned go on.
+    """
+    import sys, time
+    from ferrule import TaskTimeout, ThreadPoolExecutor
+    sys.setswitchinterval(1e-5)
+    executor = ThreadPoolExecutor(2)
+    late = [executor.options(timeout=0.001).submit(lambda: [None for _ in iter(int, 1) if _]) for _ in range(2)]
+    assert all(isinstance(future.exception(), TaskTimeout) for future in late)
+    executor.submit(time.sleep, int(sys.argv[1]) / 1000)
+    print("left")
+    """,
+    # The end of the program, while tasks submit tasks.
+    """
+    import sys, time
+    from ferrule import ExecutorClosed, ThreadPoolExecutor
+    executor = ThreadPoolExecutor(3)
+    def again():
+        try:
+            executor.submit(again)
+        except ExecutorClosed:
+            pass
+    for _ in range(5):
+        executor.submit(again)
+    time.sleep(int(sys.argv[1]) / 1000)
+    print("left")
+    """,
+    # The end of a program that gives up what it has not begun.
+    """
+    import sys, time
+    from ferrule import ThreadPoolExecutor
+    executor = ThreadPoolExecutor(2, on_exit="cancel")
+    futures = [executor.submit(time.sleep, 0.001) for _ in range(10_000)]
+    time.sleep(int(sys.argv[1]) / 1000)
+    print("left")
+    """,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -585,6 +646,10 @@ class TestOptions:
             assert view.submit(int).result() == 0
         with pytest.raises(ExecutorClosed):
             executor.submit(int)
+        executor = ThreadPoolExecutor(1)
+        executor.options(priority=1).shutdown()
+        with pytest.raises(ExecutorClosed):
+            executor.submit(int)
 
     def test_retrying(self, pool):
         left = [BoomError(), BoomError()]
@@ -957,21 +1022,16 @@ class TestProcess:
         assert "parent: 0" in run.stdout
         assert run.stdout.count("the parent's") == 1
 
+    # FERRULE_EXITS=10000 for the long run: some twenty minutes.
+    @pytest.mark.timeout(120 + EXITS)
     def test_exits_with_busy_workers(self, python):
-        for _ in range(5):
-            run = python("""
-                import itertools, sys, threading, time
-                from ferrule import ThreadPoolExecutor
-                try:
-                    with ThreadPoolExecutor(4) as executor:
-                        for _ in range(4):
-                            executor.submit(lambda: [None for _ in iter(int, 1) if _])
-                        executor.map(str, range(1000))
-                        raise KeyboardInterrupt
-                except KeyboardInterrupt:
-                    pass
-            """)
-            assert (run.returncode, run.stderr) == (0, "")
+        def leave(number):
+            run = python(LEAVING[number % len(LEAVING)], number % 7)
+            return run.returncode, run.stdout, run.stderr
+
+        with concurrent.futures.ThreadPoolExecutor(max_workers=2) as executor:
+            outcomes = collections.Counter(executor.map(leave, range(EXITS)))
+        assert outcomes == {(0, "left\n", ""): EXITS}
 
     def test_a_million_tasks_in_less_than_400_mb(self, python):
         run = python("""

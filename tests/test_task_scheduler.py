@@ -6,6 +6,7 @@ import contextvars
 import json
 import logging
 import os
+import sys
 import threading
 import time
 
@@ -14,6 +15,7 @@ import pytest
 from ferrule import (
     DependencyCycle,
     DuplicateTask,
+    MissingExtra,
     PerformanceMonitor,
     RateLimiter,
     Retry,
@@ -252,6 +254,16 @@ def test_no_more_coroutines_at_once_than_workers():
     assert max(most) == 3
 
 
+def test_who_stops_listening_to_processes_leaves_none_behind():
+    scheduler = TaskScheduler(max_workers=1)
+    for number in range(20):
+        scheduler.add_task(f"{number}", double, (number,))
+    results = scheduler.as_completed("processes")
+    assert next(results).value == 0
+    results.close()
+    assert scheduler.run("sequential")["19"].value == 38
+
+
 @pytest.mark.parametrize("strategy", ["sequential", "threads"])
 def test_results_as_they_come(strategy):
     scheduler = TaskScheduler(max_workers=2)
@@ -290,6 +302,29 @@ def test_cancelling_what_waits(strategy):
     assert scheduler.cancel("first") is False
     with pytest.raises(KeyError):
         scheduler.cancel("nobody")
+
+
+def test_cancelling_what_waits_for_a_thread():
+    scheduler, release = TaskScheduler(max_workers=1), threading.Event()
+    scheduler.add_task("first", release.wait, (LONG,))
+    scheduler.add_task("second", double, (1,))
+    scheduler.add_task("third", double, (2,), depends_on=["second"])
+    runner = threading.Thread(target=scheduler.run)
+    runner.start()
+    deadline = time.monotonic() + LONG
+    # Until the pool has it, it is only marked.
+    while (run := scheduler._run) is None or "second" not in run.running:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert scheduler.cancel("first") is False
+    assert scheduler.cancel("second") is True
+    release.set()
+    runner.join(LONG)
+    assert [scheduler.results[name].status for name in ("first", "second", "third")] == [
+        "success",
+        "cancelled",
+        "skipped",
+    ]
 
 
 def test_cancelling_a_coroutine_that_runs():
@@ -348,6 +383,55 @@ def test_cancelling_the_run_cancels_its_tasks():
 
     asyncio.run(main())
     assert ended == [True]
+
+
+async def leave(error):
+    await asyncio.sleep(0)
+    raise error
+
+
+@pytest.mark.parametrize("terms", [{}, {"timeout": LONG}], ids=["plain", "timed"])
+def test_what_ends_programs_ends_the_run(terms):
+    scheduler, ran = TaskScheduler(), []
+
+    async def late():
+        await asyncio.sleep(LONG)
+        ran.append(True)
+
+    scheduler.add_task("late", late)
+    scheduler.add_task("leave", leave, (SystemExit(3),), **terms)
+    with pytest.raises(SystemExit) as caught:
+        scheduler.run("async")
+    assert (caught.value.code, ran) == (3, [])
+
+
+def test_by_the_name_of_the_strategy():
+    scheduler = TaskScheduler()
+    scheduler.add_task("one", triple, (1,))
+    scheduler.add_task("two", double, (scheduler.result_of("one"),))
+    scheduler.add_task("bad", leave, (LookupError("nothing"),))
+    results = scheduler.run("async")
+    assert (results["one"].value, results["two"].value, results["bad"].status) == (3, 6, "error")
+    assert repr(results["bad"].error) == "LookupError('nothing')"
+    assert results["one"].traceback is None
+    assert "LookupError: nothing" in results["bad"].traceback
+    assert scheduler.results is results
+    assert (len(scheduler), "one" in scheduler, "three" in scheduler, len(results)) == (3, True, False, 3)
+    assert repr(scheduler) == "<TaskScheduler 'tasks': 3 tasks>"
+    assert repr(results) == "<TaskResults of 'tasks': 2 success, 1 error>"
+
+
+def test_the_same_function_is_looked_at_once_and_others_are_not_taken_for_it():
+    scheduler = TaskScheduler()
+    with pytest.raises(TypeError, match="function must be callable"):
+        scheduler.add_task("nothing", None)
+    for number, function in enumerate([double, triple, triple, double]):
+        scheduler.add_task(f"{number}", function, (2,))
+    with pytest.raises(TypeError, match="function must be callable"):
+        scheduler.add_task("nothing", "double")
+    with pytest.raises(TypeError, match="priority must be an integer"):
+        scheduler.add_task("false", double, (1,), priority=False)
+    assert [result.value for result in scheduler.run("sequential").values()] == [4, 6, 6, 4]
 
 
 def test_a_duplicate_is_an_error():
@@ -463,6 +547,16 @@ def test_a_bar(capsys):
     scheduler.add_task("good", double, (1,))
     scheduler.run("sequential", progress=True)
     assert "1/1" in capsys.readouterr().err
+
+
+@pytest.mark.thread_unsafe(reason="hides a module from the whole process")
+def test_a_bar_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    scheduler = TaskScheduler()
+    scheduler.add_task("good", double, (1,))
+    with pytest.raises(MissingExtra, match=r"ferrule\[progress\]"):
+        scheduler.run(progress=True)
+    assert scheduler.run()["good"].value == 2
 
 
 def test_a_progress_function_that_raises_ends_the_run():

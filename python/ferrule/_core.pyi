@@ -1003,6 +1003,8 @@ class ThreadPool:
         priority: int,
         timeout: int | None,
         /,
+        *,
+        admitted: bool = False,
     ) -> FutureBase: ...
     def _submit_each(
         self,
@@ -1014,15 +1016,6 @@ class ThreadPool:
         /,
     ) -> list[FutureBase]: ...
     def _admit(self, event_loop: AbstractEventLoop, /) -> Admission | None: ...
-    def _submit_admitted(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
-        priority: int,
-        timeout: int | None,
-        /,
-    ) -> FutureBase: ...
 
 @final
 class Admission:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from ferrule import _core
+from ferrule._checking import positive_integer, shown
 from ferrule._errors import (
     DependencyCycle,
     DuplicateTask,
@@ -30,6 +31,7 @@ from ferrule._errors import (
     TaskTimeout,
     UnknownDependency,
 )
+from ferrule._logging import logger_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -67,21 +69,9 @@ _NANOSECONDS: Final = 1_000_000_000
 _MANY: Final = 2**31
 
 
-def _shown(value: object) -> str:
-    return f"{type(value).__name__}: {value!r}"
-
-
-def _integer(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {_shown(value)}")
-    if not least <= value < _MANY:
-        raise ValueError(f"{name} must be {least} or more, got {value!r}" if value < least else f"{name} is too large")
-    return value
-
-
 def _priority(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"priority must be an integer, not {_shown(value)}")
+        raise TypeError(f"priority must be an integer, not {shown(value)}")
     if not -_MANY <= value < _MANY:
         raise ValueError(f"priority must fit into 32 bits, got {value!r}")
     return value
@@ -100,7 +90,7 @@ def _policy(value: object) -> Retry | None:
     from ferrule.retrying import Retry
 
     if value is not None and not isinstance(value, Retry):
-        raise TypeError(f"retry must be a ferrule.Retry or None, not {_shown(value)}")
+        raise TypeError(f"retry must be a ferrule.Retry or None, not {shown(value)}")
     return value
 
 
@@ -221,6 +211,9 @@ class _Terms(NamedTuple):
         return max(1, round(self.timeout * _NANOSECONDS))
 
 
+_PLAIN: Final = _Terms()
+
+
 class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
     """Runs calls on threads: the standard library's executor, several times faster, and with an end to its traps.
 
@@ -276,11 +269,11 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
             max_workers = min(32, (count or 1) + 4)
         elif isinstance(max_workers, int) and max_workers <= 0:
             raise ValueError(f"max_workers must be greater than 0, got {max_workers!r}")
-        max_workers = _integer("max_workers", max_workers, 1)
+        max_workers = positive_integer("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be a callable, not {_shown(initializer)}")
+            raise TypeError(f"initializer must be a callable, not {shown(initializer)}")
         if max_pending is not None:
-            _integer("max_pending", max_pending, 1)
+            positive_integer("max_pending", max_pending)
         if when_full not in {"block", "raise"}:
             raise ValueError(f"when_full must be 'block' or 'raise', got {when_full!r}")
         if on_exit not in {"drain", "cancel"}:
@@ -344,7 +337,7 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
             TimeoutError: If a result isn't there in time.
             TypeError, ValueError: If an argument is not what it may be.
         """
-        return _map(self, _Terms(), fn, iterables, timeout, chunksize, buffersize)
+        return _map(self, _PLAIN, fn, iterables, timeout, chunksize, buffersize)
 
     def options(
         self,
@@ -384,7 +377,7 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
         Raises:
             ExecutorClosed: If the executor was shut down, before or while waiting.
         """
-        return cast("Future[T]", await _submit_async(self, _Terms(), fn, args, kwargs))
+        return cast("Future[T]", await _submit_async(self, _PLAIN, fn, args, kwargs))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Take no more tasks.
@@ -542,7 +535,7 @@ async def _submit_async(
         except BaseException:
             admission.leave()
             raise
-    return executor._submit_admitted(function, args, kwargs, terms.priority, terms.nanoseconds())  # noqa: SLF001
+    return executor._submit(function, args, kwargs, terms.priority, terms.nanoseconds(), admitted=True)  # noqa: SLF001
 
 
 def _map(  # noqa: PLR0917 - one place for two faces
@@ -555,8 +548,8 @@ def _map(  # noqa: PLR0917 - one place for two faces
     buffersize: int | None,
 ) -> Iterator[Any]:
     if not callable(function):
-        raise TypeError(f"fn must be a callable, not {_shown(function)}")
-    _integer("chunksize", chunksize, 1)
+        raise TypeError(f"fn must be a callable, not {shown(function)}")
+    positive_integer("chunksize", chunksize)
     if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int)):
         raise TypeError("buffersize must be an integer or None")
     if buffersize is not None and buffersize < 1:
@@ -707,7 +700,8 @@ class _ResultOf(NamedTuple):
     task: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Not frozen: that would make each of them through a dozen calls of `object.__setattr__`.
+@dataclass(slots=True, eq=False)
 class _Task:
     id: str
     number: int
@@ -937,16 +931,18 @@ class TaskScheduler:
         log: int | str | None = None,
     ) -> None:
         if max_workers is not None:
-            _integer("max_workers", max_workers, 1)
+            positive_integer("max_workers", max_workers)
         if not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {_shown(name)}")
+            raise TypeError(f"name must be a string, not {shown(name)}")
         if monitor is not None and not callable(getattr(monitor, "recorder", None)):
-            raise TypeError(f"monitor must be a ferrule.PerformanceMonitor or None, not {_shown(monitor)}")
+            raise TypeError(f"monitor must be a ferrule.PerformanceMonitor or None, not {shown(monitor)}")
         self.max_workers = max_workers
         self.name = name
         self._monitor = monitor
         self._level = _log_level(log)
         self._tasks: dict[str, _Task] = {}
+        # The function that was added last, and whether it is a coroutine function.
+        self._last_kind: tuple[object, bool] = (object(), False)
         self._run: _Run | None = None
         self._lock = threading.Lock()
         self.results = TaskResults(name, {})
@@ -995,24 +991,26 @@ class TaskScheduler:
             TypeError, ValueError: If an argument is not what it may be.
         """
         if not isinstance(id, str):
-            raise TypeError(f"id must be a string, not {_shown(id)}")
+            raise TypeError(f"id must be a string, not {shown(id)}")
         if id in self._tasks:
             raise DuplicateTask(f"there is a task {id!r} already")
-        is_coroutine = _is_coroutine_function(id, function)
+        # Many tasks call the same function, and looking at it takes longer than all the rest.
+        known, is_coroutine = self._last_kind
+        if function is not known:
+            is_coroutine = _is_coroutine_function(id, function)
+            self._last_kind = (function, is_coroutine)
         if isinstance(args, (str, bytes)):
-            raise TypeError(f"args must be a tuple of arguments, not {_shown(args)}")
+            raise TypeError(f"args must be a tuple of arguments, not {shown(args)}")
         if isinstance(depends_on, str):
-            raise TypeError(f"depends_on must be several names, as in ({depends_on!r},), not {_shown(depends_on)}")
-        _check_limit(limit)
-        terms = _Terms(_priority(priority), _timeout(timeout), _policy(retry))
-        args, kwargs = tuple(args), dict(kwargs or {})
+            raise TypeError(f"depends_on must be several names, as in ({depends_on!r},), not {shown(depends_on)}")
+        if limit is not None:
+            _check_limit(limit)
+        terms = _PLAIN
+        if timeout is not None or retry is not None or priority is not _PLAIN.priority:
+            terms = _Terms(_priority(priority), _timeout(timeout), _policy(retry))
+        args, kwargs = tuple(args), dict(kwargs or ())
         values = [each.task for each in (*args, *kwargs.values()) if isinstance(each, _ResultOf)]
-        needs = tuple(dict.fromkeys((*depends_on, *values)))
-        for need in needs:
-            if not isinstance(need, str):
-                raise TypeError(f"depends_on must name tasks by strings, not {_shown(need)}")
-        if id in needs:
-            raise DependencyCycle(f"task {id!r} depends on itself")
+        needs = _needs(id, (*depends_on, *values))
         self._tasks[id] = _Task(
             id,
             len(self._tasks),
@@ -1025,7 +1023,7 @@ class TaskScheduler:
             terms,
             limit,
             is_coroutine,
-            limit is None and terms.timeout is None and terms.retry is None,
+            limit is None and timeout is None and retry is None,
         )
 
     def result_of(self, id: str) -> Any:  # noqa: A002 - what it is called everywhere
@@ -1038,7 +1036,7 @@ class TaskScheduler:
             TypeError: If it is no string.
         """
         if not isinstance(id, str):
-            raise TypeError(f"id must be a string, not {_shown(id)}")
+            raise TypeError(f"id must be a string, not {shown(id)}")
         return _ResultOf(id)
 
     def cancel(self, id: str) -> bool:  # noqa: A002 - what it is called everywhere
@@ -1307,18 +1305,27 @@ def _is_coroutine_function(task: str, function: object) -> bool:
     from ferrule._kinds import kind_of
 
     if not callable(function):
-        raise TypeError(f"function must be callable, not {_shown(function)}")
+        raise TypeError(f"function must be callable, not {shown(function)}")
     kind = kind_of(function)
     if kind not in {"function", "coroutine function"}:
         raise TypeError(f"function must be a function or a coroutine function; {task!r} is given a {kind}")
     return kind == "coroutine function"
 
 
+def _needs(task: str, names: tuple[object, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"depends_on must name tasks by strings, not {shown(name)}")
+    if task in names:
+        raise DependencyCycle(f"task {task!r} depends on itself")
+    return tuple(dict.fromkeys(cast("tuple[str, ...]", names)))
+
+
 def _check_limit(limit: object) -> None:
     from ferrule.limiting import RateLimiter
 
-    if limit is not None and not isinstance(limit, RateLimiter):
-        raise TypeError(f"limit must be a ferrule.RateLimiter or None, not {_shown(limit)}")
+    if not isinstance(limit, RateLimiter):
+        raise TypeError(f"limit must be a ferrule.RateLimiter or None, not {shown(limit)}")
 
 
 def _refuse_in_loop() -> None:
@@ -1342,9 +1349,7 @@ def _log_level(log: int | str | None) -> int | None:
 
 
 def _log_result(level: int, name: str, result: TaskResult) -> None:
-    import logging
-
-    logger = logging.getLogger("ferrule.scheduling")
+    logger = logger_of("scheduling")
     if logger.isEnabledFor(level):
         fields = {
             "ferrule_name": name,
@@ -1378,12 +1383,12 @@ def _shown_progress(
     elif callable(progress):
         yield progress
     else:
-        raise TypeError(f"progress must be True, False or a function of a TaskResult, not {_shown(progress)}")
+        raise TypeError(f"progress must be True, False or a function of a TaskResult, not {shown(progress)}")
 
 
 def _on_pool(run: _Run, *, executor: ThreadPoolExecutor | ExecutorView) -> Iterator[None]:
     """Drive a run on our own threads: all that is ready is queued there, by priority."""
-    base, common = (executor, _Terms()) if isinstance(executor, ThreadPoolExecutor) else executor.parts()
+    base, common = (executor, _PLAIN) if isinstance(executor, ThreadPoolExecutor) else executor.parts()
     inbox: queue.SimpleQueue[tuple[_Task, Future[_Report]]] = queue.SimpleQueue()
     run.stop = lambda task: run.running[task].cancel()
     try:

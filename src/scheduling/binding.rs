@@ -1,30 +1,36 @@
-//! The crew: threads that run what is in a queue, and the pool that Python sees.
+//! The crew: threads that run what is in a queue.
 //!
-//! A [`ThreadPool`] is what the user holds, a [`Crew`] what its threads hold: when the pool is forgotten, the crew finishes
-//! what is queued and goes. The threads are Python's own (`threading.Thread`, so that names, profilers and debuggers find
-//! them); each of them stays in [`Crew::work`] for life and keeps its thread state.
+//! A [`ThreadPool`](super::pool::ThreadPool) is what the user holds, a [`Crew`] what its threads hold: when the pool is
+//! forgotten, the crew finishes what is queued and goes. The threads are Python's own (`threading.Thread`, so that names,
+//! profilers and debuggers find them); each of them stays in [`Crew::work`] for life and keeps its thread state.
 //!
 //! *Waking.* A thread that has nothing to do parks. Who submits wakes one, unless one has been woken and is on its way; that
 //! one, before it begins its first task, wakes another if there is more to do. So a burst of submissions costs one wake-up,
 //! and yet no task waits behind one that blocks while a thread is idle.
 //! The other way round, a worker that has nothing left to do wakes who waits for its results *after* it has let go of the
-//! interpreter lock, for whoever is woken needs it.
+//! interpreter lock, for whoever is woken needs it. Both sides look for an answer a little while before they park, see
+//! [`spinning`](super::spinning).
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
+#[cfg(not(Py_GIL_DISABLED))]
+use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyList, PySet, PyTuple, PyType};
+use pyo3::types::{PyDict, PyFloat, PySet, PyString, PyTuple, PyType};
 
-use super::future::{FutureBase, Tickets, Work, log_error, rouse};
+use super::future::{FutureBase, Tickets, WAITERS, WORKERS, Work, log_error, rouse};
 use super::queue::Queue;
+use super::spinning::spin_until;
+#[cfg(not(Py_GIL_DISABLED))]
+use super::{future::WAITS, spinning::look};
 use crate::callable::{Call, Failure, Packed, context};
 use crate::clock::{self, SECOND, binding::nanoseconds};
-use crate::guarding::{self, Guarded, Made, attached, call_method, interned};
+use crate::guarding::{self, Guarded, Made, attached, interned};
 use crate::lifecycle;
 use crate::waiting::{Settled, Ticket, Waiters, Woken};
 
@@ -34,6 +40,10 @@ const TURN: u64 = 5_000_000;
 
 /// How many tasks a worker runs before it looks at the clock.
 const LOOK: u32 = 16;
+
+/// How long a worker that has just seen a task come waits for who submitted it to let go of the interpreter lock.
+#[cfg(not(Py_GIL_DISABLED))]
+const HAND_OVER: Duration = Duration::from_micros(3);
 
 /// A worker that has nothing to do.
 struct Sleeper {
@@ -69,9 +79,9 @@ struct Watch {
 }
 
 /// Room for submissions.
-struct Slots {
-    free: usize,
-    waiters: Waiters<()>,
+pub(super) struct Slots {
+    pub(super) free: usize,
+    pub(super) waiters: Waiters<()>,
 }
 
 thread_local! {
@@ -86,32 +96,66 @@ struct Station {
 }
 
 /// What belongs to one submission beside the call.
-struct Terms {
-    priority: i32,
-    timeout: u64,
+pub(super) struct Terms {
+    pub(super) priority: i32,
+    pub(super) timeout: u64,
 }
 
 impl Terms {
-    const PLAIN: Self = Self { priority: 0, timeout: u64::MAX };
+    pub(super) const PLAIN: Self = Self { priority: 0, timeout: u64::MAX };
+}
+
+/// What a crew is made with.
+pub(super) struct Plan {
+    pub(super) future_class: Py<PyType>,
+    /// `start(crew, task)` starts a thread: one that works, or the one that watches.
+    pub(super) start: Py<PyAny>,
+    pub(super) errors: Errors,
+    pub(super) max_workers: usize,
+    pub(super) initializer: Option<Py<PyAny>>,
+    pub(super) initargs: Py<PyTuple>,
+    pub(super) max_pending: Option<usize>,
+}
+
+/// `broken(text)` makes the exception of a pool whose initializer has failed, `closed(text)` and `full(text)` those of pools
+/// that take nothing any more, or nothing now, and `late(seconds)` that of a task that took too long.
+pub(super) struct Errors {
+    pub(super) broken: Py<PyAny>,
+    pub(super) closed: Py<PyAny>,
+    pub(super) full: Py<PyAny>,
+    pub(super) late: Py<PyAny>,
+}
+
+impl Plan {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        let Errors { broken, closed, full, late } = &self.errors;
+        let errors = Errors {
+            broken: broken.clone_ref(py),
+            closed: closed.clone_ref(py),
+            full: full.clone_ref(py),
+            late: late.clone_ref(py),
+        };
+        Self {
+            future_class: self.future_class.clone_ref(py),
+            start: self.start.clone_ref(py),
+            errors,
+            max_workers: self.max_workers,
+            initializer: self.initializer.as_ref().map(|initializer| initializer.clone_ref(py)),
+            initargs: self.initargs.clone_ref(py),
+            max_pending: self.max_pending,
+        }
+    }
 }
 
 /// What a pool's threads share.
 #[pyclass(frozen, weakref, immutable_type, module = "ferrule._core")]
 pub struct Crew {
-    future_class: Py<PyType>,
-    /// `start(crew, watch)` starts a thread: one that works, or the one that watches.
-    start: Py<PyAny>,
-    /// `broken(text)` makes the exception of a pool whose initializer has failed, `closed(text)` and `full(text)` those of
-    /// pools that take nothing any more, or nothing now, and `late(seconds)` that of a task that took too long.
-    errors: Errors,
-    max_workers: usize,
-    initializer: Option<Py<PyAny>>,
-    initargs: Py<PyTuple>,
+    plan: Plan,
     threads: Py<PySet>,
     generation: u64,
     // Boxed: crossbeam's queue is aligned to cache lines, and Python's allocator is not.
     queue: Box<Queue<Py<FutureBase>>>,
-    slots: Option<Guarded<Slots>>,
+    pub(super) slots: Option<Guarded<Slots>>,
     sleepers: Mutex<Vec<Arc<Sleeper>>>,
     idle: AtomicUsize,
     waking: AtomicBool,
@@ -121,13 +165,6 @@ pub struct Crew {
     broken: AtomicBool,
     leaving: Guarded<Waiters<()>>,
     watch: Guarded<Watch>,
-}
-
-struct Errors {
-    broken: Py<PyAny>,
-    closed: Py<PyAny>,
-    full: Py<PyAny>,
-    late: Py<PyAny>,
 }
 
 /// Whether the interpreter takes no new tasks any more.
@@ -147,11 +184,13 @@ impl Crew {
     }
 
     fn error(&self, py: Python<'_>, which: impl FnOnce(&Errors) -> &Py<PyAny>, text: &str) -> PyErr {
-        which(&self.errors).bind(py).call1((text,)).map_or_else(|error| error, PyErr::from_value)
+        let text = PyString::new(py, text);
+        guarding::call(which(&self.plan.errors).bind(py), &[text.as_any()])
+            .map_or_else(|error| error, PyErr::from_value)
     }
 
     /// Whether new tasks are taken.
-    fn check_open(&self, py: Python<'_>) -> PyResult<()> {
+    pub(super) fn check_open(&self, py: Python<'_>) -> PyResult<()> {
         if self.broken.load(Ordering::Acquire) {
             return Err(self.error(py, |errors| &errors.broken, BROKEN));
         }
@@ -190,7 +229,7 @@ impl Crew {
     }
 
     /// Takes no new tasks: those who wait for some go when the queue is empty. Needs no interpreter lock.
-    fn retire(&self) {
+    pub(super) fn retire(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.wake_all();
     }
@@ -209,11 +248,11 @@ impl Crew {
     /// Starts another thread, if there may be one more.
     fn hire(this: &Bound<'_, Self>) -> PyResult<bool> {
         let crew = this.get();
-        let more = |alive: usize| (alive < crew.max_workers).then_some(alive + 1);
+        let more = |alive: usize| (alive < crew.plan.max_workers).then_some(alive + 1);
         if crew.alive.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_err() {
             return Ok(false);
         }
-        match guarding::call(crew.start.bind(this.py()), &[this.as_any(), interned!(this.py(), "work").as_any()]) {
+        match guarding::call(crew.plan.start.bind(this.py()), &[this.as_any(), interned!(this.py(), "work").as_any()]) {
             Ok(_) => Ok(true),
             // No thread to be had: those who are there will do it.
             Err(_) if crew.alive.fetch_sub(1, Ordering::SeqCst) > 1 => Ok(false),
@@ -223,7 +262,7 @@ impl Crew {
 
     // -- submitting ----------------------------------------------------------------------------------------------------
 
-    fn queue_up<'py>(
+    pub(super) fn queue_up<'py>(
         this: &Bound<'py, Self>,
         function: &Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
@@ -239,7 +278,7 @@ impl Crew {
             crew: this.clone().unbind(),
             timeout: terms.timeout,
         });
-        let future = FutureBase::with_work(crew.future_class.bind(py), work)?;
+        let future = FutureBase::with_work(crew.plan.future_class.bind(py), work)?;
         crew.queue.push(future.clone().unbind(), terms.priority, clock::coarse());
         if let Err(error) = Self::call_hands(this) {
             FutureBase::call_off(&future)?;
@@ -257,7 +296,7 @@ impl Crew {
     }
 
     /// One submission, with room made for it first.
-    fn submit_one<'py>(
+    pub(super) fn submit_one<'py>(
         this: &Bound<'py, Self>,
         function: &Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
@@ -323,7 +362,7 @@ impl Crew {
         }
     }
 
-    fn give_up_slot(&self, py: Python<'_>, ticket: &Ticket<()>) -> PyResult<()> {
+    pub(super) fn give_up_slot(&self, py: Python<'_>, ticket: &Ticket<()>) -> PyResult<()> {
         let given = ticket.leave(py).is_some();
         if let Some(slots) = &self.slots
             && ticket.is_in_line()
@@ -460,8 +499,19 @@ impl Crew {
             return;
         }
         lifecycle::detached(py, || {
+            #[cfg(not(Py_GIL_DISABLED))]
+            let waits = WAITS.load(Ordering::Acquire);
             rouse(tickets);
-            while !sleeper.awake.load(Ordering::Acquire) {
+            let awake = || sleeper.awake.load(Ordering::Acquire);
+            let here = guarding::processor();
+            WORKERS.note(here);
+            if !WAITERS.is_at(here) && spin_until(awake) {
+                // Whoever has submitted something holds the interpreter lock, and to queue for that is to sleep. As a
+                // rule he waits for the result next.
+                #[cfg(not(Py_GIL_DISABLED))]
+                look(&|| WAITS.load(Ordering::Acquire) != waits, HAND_OVER);
+            }
+            while !awake() {
                 thread::park();
             }
         });
@@ -494,7 +544,7 @@ impl Crew {
                 }
                 busy_with(&future, || Self::run(this, seat, &future, *work, &mut tickets))?;
             }
-            drop(future);
+            guarding::release(py, [future.into_any().unbind()]);
             if seat.abandoned.load(Ordering::Acquire) || crew.generation != lifecycle::generation() {
                 rouse(&mut tickets);
                 return Ok(());
@@ -531,7 +581,7 @@ impl Crew {
             (number, post, deadline < watch.sleeps_until)
         });
         if post {
-            guarding::call(crew.start.bind(py), &[this.as_any(), interned!(py, "watch").as_any()])
+            guarding::call(crew.plan.start.bind(py), &[this.as_any(), interned!(py, "watch").as_any()])
                 .inspect_err(|_| crew.watch.peek(py, |watch| watch.posted = false))?;
         } else if rouse {
             crew.rouse_watchman(py);
@@ -559,7 +609,7 @@ impl Crew {
         });
         let mut outcome = Ok(());
         for task in late {
-            let more = |abandoned: usize| (abandoned < crew.max_workers).then_some(abandoned + 1);
+            let more = |abandoned: usize| (abandoned < crew.plan.max_workers).then_some(abandoned + 1);
             let leaves = !task.seat.abandoned.load(Ordering::Acquire)
                 && crew.abandoned.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok();
             if leaves {
@@ -570,9 +620,9 @@ impl Crew {
                     Self::hire(this)?;
                 }
             }
-            let seconds = task.timeout as f64 / SECOND as f64;
-            let late = crew.errors.late.bind(py).call1((seconds,)).map_or_else(PyErr::into, PyErr::from_value);
-            let late: PyErr = late;
+            let seconds = PyFloat::new(py, task.timeout as f64 / SECOND as f64);
+            let late = guarding::call(crew.plan.errors.late.bind(py), &[seconds.as_any()])
+                .map_or_else(|error| error, PyErr::from_value);
             let mut tickets = Tickets::new();
             let ended = FutureBase::finish(task.future.bind(py), Err(late.into_value(py).into_any()), &mut tickets);
             rouse(&mut tickets);
@@ -596,12 +646,16 @@ fn perform(py: Python<'_>, work: Work) -> Result<Py<PyAny>, Py<PyAny>> {
             packed.call().forward(&function).map_err(Failure::from)
         }
     });
-    match result {
+    // Whatever goes with them may have a `__del__`.
+    let rest = [Some(function), Some(args.into_any()), kwargs.map(Bound::into_any), context];
+    let outcome = match result {
         Ok(Ok(result)) => Ok(result.unbind()),
         Ok(Err(Failure::Raised(raised))) => Err(raised.fetch(py).into_value(py).into_any()),
         Ok(Err(Failure::Error(error))) => Err(error.into_value(py).into_any()),
         Err(error) => Err(error.into_value(py).into_any()),
-    }
+    };
+    guarding::release(py, rest.into_iter().flatten().map(Bound::unbind));
+    outcome
 }
 
 fn works_for(crew: usize) -> bool {
@@ -653,12 +707,12 @@ impl Crew {
     fn work(this: &Bound<'_, Self>) -> PyResult<()> {
         static CURRENT: Made<Py<PyAny>> = Made::new();
         let (py, crew) = (this.py(), this.get());
-        let thread = CURRENT.import(py, "threading", "current_thread")?.call0()?.unbind();
+        let thread = guarding::call(CURRENT.import(py, "threading", "current_thread")?, &[])?.unbind();
         let seat = Arc::new(Seat { thread, abandoned: AtomicBool::new(false) });
         let station = Station { crew: Self::address(this), seat: Arc::clone(&seat), runs: Vec::new() };
         STATION.replace(Some(station));
-        let ready = crew.initializer.as_ref().map_or(Ok(()), |initializer| {
-            let args = crew.initargs.bind(py);
+        let ready = crew.plan.initializer.as_ref().map_or(Ok(()), |initializer| {
+            let args = crew.plan.initargs.bind(py);
             let called = Call::with_items(args).forward(initializer.bind(py));
             called.map(drop).map_err(|raised| raised.fetch(py))
         });
@@ -818,8 +872,8 @@ impl Crew {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.initializer)?;
-        visit.call(&self.initargs)?;
+        visit.call(&self.plan.initializer)?;
+        visit.call(&self.plan.initargs)?;
         visit.call(&self.threads)
     }
 }
@@ -835,284 +889,37 @@ impl Crew {
     }
 }
 
-/// What a pool is opened with.
-struct Open {
-    crew: Py<Crew>,
-    block: bool,
-    max_pending: Option<usize>,
-}
-
-/// The native half of `ferrule.ThreadPoolExecutor`.
-#[pyclass(subclass, frozen, weakref, module = "ferrule._core")]
-pub struct ThreadPool {
-    // `None` until the face's `__init__` has run.
-    open: Guarded<Option<Open>>,
-}
-
-impl ThreadPool {
-    /// The crew of this process, and whether submissions wait for room. A forked child has a new crew: what was queued
-    /// before is the parent's.
-    fn crew<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, Crew>, bool)> {
-        let open = self
-            .open
-            .peek(py, |open| open.as_ref().map(|open| (open.crew.bind(py).clone(), open.block, open.max_pending)));
-        let Some((crew, block, max_pending)) = open else {
-            return Err(PyRuntimeError::new_err("the executor's __init__ has not been called"));
-        };
-        let old = crew.get();
-        if old.generation == lifecycle::generation() {
-            return Ok((crew, block));
-        }
-        let mut new = new_crew(
-            py,
-            old.future_class.clone_ref(py),
-            old.start.clone_ref(py),
-            old.errors.clone_ref(py),
-            old.max_workers,
-            (old.initializer.as_ref().map(|initializer| initializer.clone_ref(py)), old.initargs.clone_ref(py)),
-            max_pending,
-        )?;
-        new.closed = AtomicBool::new(old.closed.load(Ordering::SeqCst));
-        new.broken = AtomicBool::new(old.broken.load(Ordering::SeqCst));
-        let new = Bound::new(py, new)?;
-        let replaced = self
-            .open
-            .peek(py, |open| open.as_mut().map(|open| std::mem::replace(&mut open.crew, new.clone().unbind())));
-        // Another thread of the parent may have been in the middle of its queue: nobody touches it any more.
-        std::mem::forget(replaced);
-        std::mem::forget(crew);
-        Ok((new, block))
-    }
-}
-
-impl Errors {
-    fn clone_ref(&self, py: Python<'_>) -> Self {
-        Self {
-            broken: self.broken.clone_ref(py),
-            closed: self.closed.clone_ref(py),
-            full: self.full.clone_ref(py),
-            late: self.late.clone_ref(py),
-        }
-    }
-}
-
-fn new_crew(
-    py: Python<'_>,
-    future_class: Py<PyType>,
-    start: Py<PyAny>,
-    errors: Errors,
-    max_workers: usize,
-    (initializer, initargs): (Option<Py<PyAny>>, Py<PyTuple>),
-    max_pending: Option<usize>,
-) -> PyResult<Crew> {
-    Ok(Crew {
-        future_class,
-        start,
-        errors,
-        max_workers,
-        initializer,
-        initargs,
-        threads: PySet::empty(py)?.unbind(),
-        generation: lifecycle::generation(),
-        queue: Box::default(),
-        slots: max_pending.map(|free| Guarded::new(Slots { free, waiters: Waiters::default() })),
-        sleepers: Mutex::default(),
-        idle: AtomicUsize::new(0),
-        waking: AtomicBool::new(false),
-        alive: AtomicUsize::new(0),
-        abandoned: AtomicUsize::new(0),
-        closed: AtomicBool::new(false),
-        broken: AtomicBool::new(false),
-        leaving: Guarded::default(),
-        watch: Guarded::default(),
-    })
-}
-
-impl Drop for ThreadPool {
-    fn drop(&mut self) {
-        // Whoever drops an object is attached.
-        Python::try_attach(|py| {
-            let crew = self.open.peek(py, |open| open.as_ref().map(|open| open.crew.clone_ref(py)));
-            if let Some(crew) = crew
-                && crew.get().generation == lifecycle::generation()
-            {
-                crew.get().retire();
-            }
-        });
-    }
-}
-
-#[pymethods]
-impl ThreadPool {
-    #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        // All is the face's `__init__`'s, so that subclasses may have an `__init__` of their own.
-        Self { open: Guarded::new(None) }
+impl Crew {
+    pub(super) fn new(py: Python<'_>, plan: Plan) -> PyResult<Self> {
+        let slots = plan.max_pending.map(|free| Guarded::new(Slots { free, waiters: Waiters::default() }));
+        Ok(Self {
+            plan,
+            threads: PySet::empty(py)?.unbind(),
+            generation: lifecycle::generation(),
+            queue: Box::default(),
+            slots,
+            sleepers: Mutex::default(),
+            idle: AtomicUsize::new(0),
+            waking: AtomicBool::new(false),
+            alive: AtomicUsize::new(0),
+            abandoned: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            leaving: Guarded::default(),
+            watch: Guarded::default(),
+        })
     }
 
-    /// Opens the pool.
-    #[pyo3(signature = (future_class, start, errors, max_workers, initializer, initargs, max_pending, block, /))]
-    #[expect(clippy::too_many_arguments, reason = "called by the face alone, which has checked them")]
-    fn _open(
-        &self,
-        py: Python<'_>,
-        future_class: Py<PyType>,
-        start: Py<PyAny>,
-        errors: (Py<PyAny>, Py<PyAny>, Py<PyAny>, Py<PyAny>),
-        max_workers: usize,
-        initializer: Option<Py<PyAny>>,
-        initargs: Py<PyTuple>,
-        max_pending: Option<usize>,
-        block: bool,
-    ) -> PyResult<()> {
-        let (broken, closed, full, late) = errors;
-        let errors = Errors { broken, closed, full, late };
-        let crew = new_crew(py, future_class, start, errors, max_workers, (initializer, initargs), max_pending)?;
-        let crew = Py::new(py, crew)?;
-        let before = self.open.peek(py, |open| open.replace(Open { crew, block, max_pending }));
-        if let Some(before) = before {
-            before.crew.get().retire();
-        }
-        Ok(())
+    /// A crew like this one, for a forked child: with nobody in it, and nothing to do.
+    pub(super) fn successor(&self, py: Python<'_>) -> PyResult<Self> {
+        let mut new = Self::new(py, self.plan.clone_ref(py))?;
+        new.closed = AtomicBool::new(self.closed.load(Ordering::SeqCst));
+        new.broken = AtomicBool::new(self.broken.load(Ordering::SeqCst));
+        Ok(new)
     }
 
-    /// The crew.
-    #[getter]
-    fn _crew<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Crew>> {
-        Ok(self.crew(py)?.0)
-    }
-
-    /// Queues `function(*args, **kwargs)` and returns its future.
-    #[pyo3(signature = (function, /, *args, **kwargs))]
-    fn submit<'py>(
-        &self,
-        py: Python<'py>,
-        function: &Bound<'py, PyAny>,
-        args: Bound<'py, PyTuple>,
-        kwargs: Option<Bound<'py, PyDict>>,
-    ) -> PyResult<Bound<'py, FutureBase>> {
-        let (crew, block) = self.crew(py)?;
-        Crew::submit_one(&crew, function, args, kwargs, &Terms::PLAIN, block)
-    }
-
-    /// Queues a call on terms of its own; where there is no room, it waits or raises as the pool does.
-    #[pyo3(signature = (function, args, kwargs, priority, timeout, /))]
-    fn _submit<'py>(
-        &self,
-        py: Python<'py>,
-        function: &Bound<'py, PyAny>,
-        args: Bound<'py, PyTuple>,
-        kwargs: Option<Bound<'py, PyDict>>,
-        priority: i32,
-        timeout: Option<u64>,
-    ) -> PyResult<Bound<'py, FutureBase>> {
-        let terms = Terms { priority, timeout: timeout.unwrap_or(u64::MAX) };
-        let (crew, block) = self.crew(py)?;
-        Crew::submit_one(&crew, function, args, kwargs, &terms, block)
-    }
-
-    /// Queues a call for each tuple of arguments, `limit` of them at most; returns the futures, in their order.
-    #[pyo3(signature = (function, tuples, limit, priority, timeout, /))]
-    fn _submit_each<'py>(
-        &self,
-        py: Python<'py>,
-        function: &Bound<'py, PyAny>,
-        tuples: &Bound<'py, PyIterator>,
-        limit: Option<usize>,
-        priority: i32,
-        timeout: Option<u64>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let terms = Terms { priority, timeout: timeout.unwrap_or(u64::MAX) };
-        let (crew, block) = self.crew(py)?;
-        let futures = PyList::empty(py);
-        crew.get().check_open(py)?;
-        for args in tuples.clone().take(limit.unwrap_or(usize::MAX)) {
-            let args = args?.cast_into::<PyTuple>()?;
-            futures.append(Crew::submit_one(&crew, function, args, None, &terms, block)?)?;
-        }
-        Ok(futures)
-    }
-
-    /// Asks for room for one submission on behalf of a task of `event_loop`: `None` where there is room at once.
-    #[pyo3(signature = (event_loop, /))]
-    fn _admit<'py>(&self, py: Python<'py>, event_loop: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Admission>>> {
-        let (crew, _) = self.crew(py)?;
-        crew.get().check_open(py)?;
-        let Some(slots) = &crew.get().slots else { return Ok(None) };
-        let future = call_method(event_loop, interned!(py, "create_future"), &[])?;
-        let ticket = Ticket::for_task(event_loop, &future);
-        let taken = slots.peek(py, |slots| {
-            let taken = slots.free > 0;
-            if taken {
-                slots.free -= 1;
-            } else {
-                slots.waiters.join(Arc::clone(&ticket));
-            }
-            taken
-        });
-        if taken {
-            return Ok(None);
-        }
-        Bound::new(py, Admission { crew: crew.unbind(), ticket, future: future.unbind() }).map(Some)
-    }
-
-    /// Queues a call for which there is room already.
-    #[pyo3(signature = (function, args, kwargs, priority, timeout, /))]
-    fn _submit_admitted<'py>(
-        &self,
-        py: Python<'py>,
-        function: &Bound<'py, PyAny>,
-        args: Bound<'py, PyTuple>,
-        kwargs: Option<Bound<'py, PyDict>>,
-        priority: i32,
-        timeout: Option<u64>,
-    ) -> PyResult<Bound<'py, FutureBase>> {
-        let terms = Terms { priority, timeout: timeout.unwrap_or(u64::MAX) };
-        let (crew, _) = self.crew(py)?;
-        let queued = crew.get().check_open(py).and_then(|()| Crew::queue_up(&crew, function, args, kwargs, &terms));
-        if queued.is_err() {
-            crew.get().leave_slot(py)?;
-        }
-        queued
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.open.traverse(|open| open.as_ref().map_or(Ok(()), |open| visit.call(&open.crew)))
-    }
-}
-
-/// A task's wait for room in a queue. Whoever gets one calls `take` or `leave`.
-#[pyclass(frozen, immutable_type, module = "ferrule._core")]
-pub struct Admission {
-    crew: Py<Crew>,
-    ticket: Arc<Ticket<()>>,
-    future: Py<PyAny>,
-}
-
-#[pymethods]
-impl Admission {
-    /// What to await.
-    #[getter]
-    fn future(&self, py: Python<'_>) -> Py<PyAny> {
-        self.future.clone_ref(py)
-    }
-
-    /// Takes the room, once `future` is done.
-    fn take(&self, py: Python<'_>) -> PyResult<()> {
-        match self.ticket.take(py) {
-            Some(Settled::Given(())) => Ok(()),
-            _ => self.crew.get().check_open(py).and(Err(PyRuntimeError::new_err("there is no room yet"))),
-        }
-    }
-
-    /// Leaves; room that was given already goes to the next.
-    fn leave(&self, py: Python<'_>) -> PyResult<()> {
-        self.crew.get().give_up_slot(py, &self.ticket)
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.future)?;
-        self.ticket.traverse(&visit, |()| Ok(()))
+    /// Whether it is this process's.
+    pub(super) fn is_ours(&self) -> bool {
+        self.generation == lifecycle::generation()
     }
 }

@@ -6,7 +6,7 @@
 //! one step; once somebody has seen it, who finishes acquires it, tells the waiters, and notifies.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use pyo3::exceptions::{PyException, PyRuntimeError, PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -14,7 +14,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
 
 use super::binding::{Crew, help_out};
-use crate::callable::bare_instance;
+use super::spinning::{Whereabouts, spin_until};
+use crate::callable::{Packed, bare_instance};
 use crate::clock::{self, binding::nanoseconds};
 use crate::guarding::{self, Dead, Guarded, Made, call_method, interned};
 use crate::lifecycle;
@@ -67,6 +68,13 @@ pub(super) struct Work {
     /// Nanoseconds that it may take; `u64::MAX` for ever.
     pub(super) timeout: u64,
 }
+
+/// How many times a thread has let go of the interpreter lock to wait for a future; wraps.
+pub(super) static WAITS: AtomicUsize = AtomicUsize::new(0);
+
+/// Where threads wait for futures, and where workers finish them.
+pub(super) static WAITERS: Whereabouts = Whereabouts::unknown();
+pub(super) static WORKERS: Whereabouts = Whereabouts::unknown();
 
 /// Threads that wait for a future.
 pub(super) type Tickets = Vec<Arc<Ticket<()>>>;
@@ -147,8 +155,8 @@ fn module_item<'py>(
 
 fn error_of(py: Python<'_>, made: &'static Made<Py<PyAny>>, name: &'static str, text: Option<String>) -> PyErr {
     let error = module_item(py, made, name).and_then(|class| match text {
-        Some(text) => class.call1((text,)),
-        None => class.call0(),
+        Some(text) => guarding::call(class, &[PyString::new(py, &text).as_any()]),
+        None => guarding::call(class, &[]),
     });
     error.map_or_else(|error| error, PyErr::from_value)
 }
@@ -170,10 +178,11 @@ pub(super) fn log_error(py: Python<'_>, level: &str, text: &str, argument: Optio
     let told = module_item(py, &LOGGER, "LOGGER").and_then(|logger| {
         let fields = PyDict::new(py);
         fields.set_item(interned!(py, "exc_info"), error.value(py))?;
-        match argument {
-            Some(argument) => logger.call_method(level, (text, argument), Some(&fields)),
-            None => logger.call_method(level, (text,), Some(&fields)),
-        }
+        let text = PyString::new(py, text).into_any();
+        let items: Vec<_> = [Some(&text), argument].into_iter().flatten().collect();
+        let args = PyTuple::new(py, items)?;
+        let packed = Packed::new(None, &args, Some(&fields))?;
+        packed.call().forward(&logger.getattr(level)?).map_err(|raised| raised.fetch(py))
     });
     if let Err(error) = told {
         // A handler that raises: it is told where there is nobody else.
@@ -278,7 +287,7 @@ impl FutureBase {
         let mut outcome = Ok(());
         if let (Some(tell), Some(waiters)) = (after.tell, &after.waiters) {
             for waiter in waiters.bind(py).iter() {
-                outcome = outcome.and(waiter.call_method1(tell, (this,)).map(drop));
+                outcome = outcome.and(call_method(&waiter, &PyString::intern(py, tell), &[this.as_any()]).map(drop));
             }
         }
         if matches!(after.verdict, Verdict::Changed) {
@@ -426,7 +435,14 @@ impl FutureBase {
             if !waits {
                 break;
             }
-            let woken = ticket.wait(py, deadline);
+            let woken = ticket.wait_after(py, deadline, || {
+                WAITS.fetch_add(1, Ordering::Release);
+                let here = guarding::processor();
+                WAITERS.note(here);
+                if !WORKERS.is_at(here) {
+                    spin_until(|| ticket.is_settled());
+                }
+            });
             if !matches!(woken, Ok(Woken::Settled)) {
                 let mut left = None;
                 future.inner.peek(py, |inner| {

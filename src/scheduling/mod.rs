@@ -4,4 +4,7 @@
 pub mod binding;
 #[cfg(feature = "python")]
 pub mod future;
+#[cfg(feature = "python")]
+pub mod pool;
 pub mod queue;
+pub mod spinning;

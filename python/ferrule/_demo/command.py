@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     path: Path = options.path or standard_library()
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises if a folder above can't be entered
         parser.error(f"PATH does not exist: {path}")
-    check_outputs(parser, options.database, options.json)
+    check_outputs(parser, {"--database": options.database, "--json": options.json, "--timeline": options.timeline})
     found = python_files(path)
     if not found.files:
         reasons = "".join(f"; {problem.path} {problem.reason}" for problem in found.problems)
@@ -55,9 +55,11 @@ def main(argv: Sequence[str]) -> int:
                 keep(Path(folder, "ferrule.sqlite"), options.database)
         if options.json is not None:
             options.json.write_text(telling.as_json(outcome), encoding="utf-8")
+        if options.timeline is not None:
+            outcome.answers.timeline(options.timeline)
     except (OSError, sqlite3.Error) as error:
         parser.error(f"cannot write: {error}")
-    sys.stdout.write(telling.as_text(outcome))
+    sys.stdout.write(telling.as_text(outcome, options.timeline))
     return DIFFERENT if outcome.differences else EQUAL
 
 
@@ -79,6 +81,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--database", metavar="FILE", type=Path, help="keep the SQLite database that ferrule filled")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the same facts as JSON, too")
+    parser.add_argument(
+        "--timeline", metavar="FILE", type=Path, help="draw who answered the report's questions when, too"
+    )
     parser.add_argument("--limit", metavar="N", type=positive, help="take the first N files only")
     return parser
 
@@ -94,23 +99,25 @@ def positive(text: str) -> int:
     return number
 
 
-def check_outputs(parser: argparse.ArgumentParser, database: Path | None, json: Path | None) -> None:
+def check_outputs(parser: argparse.ArgumentParser, outputs: dict[str, Path | None]) -> None:
     """Refuse outputs that can't be written, or that would replace something that is not ours, before any work is done.
 
     Args:
         parser: Reports the error and exits.
-        database: Where the database is to be kept, if it is. A file that is there is replaced if the demo made it.
-        json: Where JSON is to be written, if it is.
+        outputs: Where the database, JSON and the timeline are to be written, by option, as far as they are. A database
+            that is there is replaced if the demo made it.
     """
-    for option, file in (("--database", database), ("--json", json)):
+    taken: dict[Path, str] = {}
+    for option, file in outputs.items():
         if file is None:
             continue
         if file.is_dir():
             parser.error(f"argument {option}: is a folder: {file}")
         if not file.parent.is_dir():
             parser.error(f"argument {option}: there is no folder {file.parent}")
-    if database is not None and json is not None and database.resolve() == json.resolve():
-        parser.error(f"arguments --database and --json name the same file: {database}")
+        if (other := taken.setdefault(file.resolve(), option)) != option:
+            parser.error(f"arguments {other} and {option} name the same file: {file}")
+    database = outputs["--database"]
     if database is not None and database.exists() and not made_by_demo(database):
         parser.error(f"argument --database: {database} is there, and no database of the demo; it is left as it is")
 

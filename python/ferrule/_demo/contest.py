@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ferrule._demo.sources import Found
+    from ferrule.scheduling import TaskResults
 
 T = TypeVar("T")
 
@@ -91,6 +92,8 @@ class Outcome:
     costs: list[Cost]
     kept_bytes: int
     """What plain Python's lists of samples take."""
+    answers: TaskResults
+    """How ferrule's questions to its database were answered, all at once."""
     rows: int
     """How many rows of the two databases were compared."""
     differences: list[str]
@@ -240,6 +243,7 @@ def run(found: Found, path: Path, folder: Path, *, limit: int | None, progress: 
         measured=(plain.measured(), job.measured()),
         costs=costs(job.measured(), steps=summaries[1].lines, calls=job.calls_counted(), results=job.results_given()),
         kept_bytes=plain.kept_bytes(),
+        answers=job.asked[-1],
         rows=rows,
         differences=contest.differences,
         changed=changed(found.root, stamps) if contest.differences else [],

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ferrule._demo.examining import BARE_EXCEPT, MUTABLE_DEFAULT
 from ferrule._demo.sources import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from ferrule._demo.examining import Facts
@@ -168,52 +169,102 @@ def store_problem(database: sqlite3.Connection, problem: Problem) -> None:
     database.execute("INSERT INTO problems VALUES (?, ?)", problem)
 
 
-def summary(database: sqlite3.Connection, *, top: int = 5) -> Summary:
+TOP = 5
+"""How many rows the lists of the longest, the deepest and so on have at most."""
+
+
+def summary(database: sqlite3.Connection, *, top: int = TOP) -> Summary:
     """Ask the database for everything that the report tells.
 
     Args:
         database: One that holds a finished job.
         top: How many rows the lists of the longest, the deepest and so on have at most.
     """
-    ask = database.execute
-    files, lines, blank, classes = ask(
-        "SELECT count(*), total(lines), total(blank), total(classes) FROM files"
-    ).fetchone()
-    functions, coroutines = ask("SELECT count(*), total(coroutine) FROM functions").fetchone()
-    (calls,) = ask("SELECT total(calls) FROM names").fetchone()
-    ranked = (
-        "SELECT path, line, name, functions.{0} FROM functions JOIN files ON files.id = file"
-        " WHERE functions.{0} > 0 ORDER BY functions.{0} DESC, path, line, name LIMIT ?"
+    return summary_of([question(database, top) for question in QUESTIONS.values()])
+
+
+def summary_of(answers: Iterable[dict[str, Any]]) -> Summary:
+    """Put the answers to all questions together."""
+    return Summary(**{name: answer for some in answers for name, answer in some.items()})
+
+
+def ask_files(database: sqlite3.Connection, _: int) -> dict[str, Any]:
+    """Count files, lines and classes."""
+    query = "SELECT count(*), total(lines), total(blank), total(classes) FROM files"
+    files, lines, blank, classes = database.execute(query).fetchone()
+    return {"files": files, "lines": int(lines), "blank": int(blank), "classes": int(classes)}
+
+
+def ask_functions(database: sqlite3.Connection, _: int) -> dict[str, Any]:
+    """Count functions and coroutines."""
+    functions, coroutines = database.execute("SELECT count(*), total(coroutine) FROM functions").fetchone()
+    return {"functions": functions, "coroutines": int(coroutines)}
+
+
+def ask_ranked(column: str, database: sqlite3.Connection, top: int) -> list[Place]:
+    """Ask for the functions with the most of something."""
+    query = (
+        f"SELECT path, line, name, functions.{column} FROM functions JOIN files ON files.id = file"  # noqa: S608
+        f" WHERE functions.{column} > 0 ORDER BY functions.{column} DESC, path, line, name LIMIT ?"
     )
-    packages = ask(
+    return [Place(*row) for row in database.execute(query, (top,))]
+
+
+def ask_longest(database: sqlite3.Connection, top: int) -> dict[str, Any]:
+    """Ask for the longest functions."""
+    return {"longest": ask_ranked("lines", database, top)}
+
+
+def ask_deepest(database: sqlite3.Connection, top: int) -> dict[str, Any]:
+    """Ask for the deepest functions."""
+    return {"deepest": ask_ranked("depth", database, top)}
+
+
+def ask_packages(database: sqlite3.Connection, top: int) -> dict[str, Any]:
+    """Ask for the packages with the most public functions that have no docstring."""
+    query = (
         "SELECT package, count(*), total(NOT documented) FROM functions JOIN files ON files.id = file WHERE public"
-        " GROUP BY package ORDER BY total(NOT documented) DESC, package LIMIT ?",
-        (top,),
+        " GROUP BY package ORDER BY total(NOT documented) DESC, package LIMIT ?"
     )
-    kinds = dict(ask("SELECT kind, count(*) FROM findings GROUP BY kind ORDER BY count(*) DESC, kind").fetchall())
+    rows = database.execute(query, (top,))
+    return {"packages": [Package(name, count, int(undocumented)) for name, count, undocumented in rows]}
+
+
+def ask_findings(database: sqlite3.Connection, top: int) -> dict[str, Any]:
+    """Count the findings by kind, with some examples of each."""
+    query = "SELECT kind, count(*) FROM findings GROUP BY kind ORDER BY count(*) DESC, kind"
+    kinds = dict(database.execute(query).fetchall())
     quoted = (
         "SELECT path, line, text FROM findings JOIN files ON files.id = file WHERE kind = ? ORDER BY path, line, text"
     )
-    called = ask(
-        "SELECT name, sum(calls), count(*) FROM names GROUP BY name ORDER BY sum(calls) DESC, name LIMIT ?", (2 * top,)
-    )
-    problems = ask("SELECT path, reason FROM problems ORDER BY path, reason")
-    return Summary(
-        files=files,
-        lines=int(lines),
-        blank=int(blank),
-        functions=functions,
-        coroutines=int(coroutines),
-        classes=int(classes),
-        calls=int(calls),
-        longest=[Place(*row) for row in ask(ranked.format("lines"), (top,))],
-        deepest=[Place(*row) for row in ask(ranked.format("depth"), (top,))],
-        packages=[Package(name, count, int(undocumented)) for name, count, undocumented in packages],
-        kinds=kinds,
-        examples={kind: spread([Place(*row) for row in ask(quoted, (kind,))], top) for kind in kinds},
-        called=[Called(*row) for row in called],
-        problems=[Problem(*row) for row in problems],
-    )
+    examples = {kind: spread([Place(*row) for row in database.execute(quoted, (kind,))], top) for kind in kinds}
+    return {"kinds": kinds, "examples": examples}
+
+
+def ask_called(database: sqlite3.Connection, top: int) -> dict[str, Any]:
+    """Count the calls, and ask for what is called most."""
+    (calls,) = database.execute("SELECT total(calls) FROM names").fetchone()
+    query = "SELECT name, sum(calls), count(*) FROM names GROUP BY name ORDER BY sum(calls) DESC, name LIMIT ?"
+    return {"calls": int(calls), "called": [Called(*row) for row in database.execute(query, (2 * top,))]}
+
+
+def ask_problems(database: sqlite3.Connection, _: int) -> dict[str, Any]:
+    """Ask for what could not be used."""
+    rows = database.execute("SELECT path, reason FROM problems ORDER BY path, reason")
+    return {"problems": [Problem(*row) for row in rows]}
+
+
+QUESTIONS: dict[str, Callable[[sqlite3.Connection, int], dict[str, Any]]] = {
+    "files": ask_files,
+    "functions": ask_functions,
+    "longest": ask_longest,
+    "deepest": ask_deepest,
+    "packages": ask_packages,
+    "findings": ask_findings,
+    "called": ask_called,
+    "problems": ask_problems,
+}
+"""What the report asks, none of it depending on anything else; each is given how long its lists may be."""
 
 
 def spread(places: list[Place], count: int) -> list[Place]:

@@ -12,6 +12,7 @@ from ferrule._demo.sources import LEFT_OUT, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from ferrule._demo.contest import Outcome
     from ferrule._demo.storing import Place, Summary
@@ -21,14 +22,20 @@ SHOWN = 12
 """How many differences are shown of many."""
 
 
-def as_text(outcome: Outcome) -> str:
-    """Return the whole report, with a line end after its last line."""
+def as_text(outcome: Outcome, timeline: Path | None = None) -> str:
+    """Return the whole report, with a line end after its last line.
+
+    Args:
+        outcome: What came out.
+        timeline: Where the picture of the questions was drawn, if it was.
+    """
     blocks = [
         heading(outcome),
         *findings(outcome.summary),
         f"Timing, by ferrule\n{outcome.report.rstrip()}",  # not clipped: it is as wide as it needs to be
         side_by_side(outcome),
         cost(outcome),
+        questions(outcome, timeline),
         comparison(outcome),
         problems(outcome.summary),
     ]
@@ -52,6 +59,10 @@ def as_json(outcome: Outcome) -> str:
                 for name, of in zip(names, outcome.measured, strict=True)
             },
             "median_batch_ratio": outcome.batch_ratio,
+        },
+        "answers": {
+            one.id: {"started": one.started, "duration": one.duration, "worker": one.worker}
+            for one in outcome.answers.values()
         },
         "cost_of_wrappers": [one._asdict() for one in outcome.costs],
         "plain_sample_bytes": outcome.kept_bytes,
@@ -168,6 +179,24 @@ def cost(outcome: Outcome) -> str:
         " total, a mean and a maximum. ferrule's histograms are bounded, and have the quantiles, too."
     )
     return section("What the wrappers themselves cost", [*table(rows, "<>>>>>"), "", *wrapped(words)])
+
+
+def questions(outcome: Outcome, timeline: Path | None) -> str:
+    """Say how the questions to ferrule's database were answered."""
+    answers = outcome.answers.values()
+    together = sum(answer.duration for answer in answers)
+    whole = max(answer.started + answer.duration for answer in answers)
+    workers = len({answer.worker for answer in answers})
+    words = (
+        f"The report is {amount(len(answers), 'question')} to the database, and none needs another's answer. Plain"
+        f" Python asks one after the other; ferrule's TaskScheduler asked them on {amount(workers, 'thread')}, each"
+        f" with a connection from the pool: {together * 1000:.1f} ms of answers in {whole * 1000:.1f} ms."
+    )
+    text = section("The report's questions, all at once", wrapped(words))
+    if timeline is not None:
+        # Not clipped: it is what one needs to go and look.
+        text += f"\n  Who answered what when is drawn in {printable(str(timeline))}"
+    return text
 
 
 def comparison(outcome: Outcome) -> str:
