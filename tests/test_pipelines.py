@@ -1,6 +1,5 @@
 """Pipelines: what goes in comes out or is named, nothing hangs, and runs go on where others stopped."""
 
-import asyncio
 import copy
 import io
 import itertools
@@ -8,15 +7,13 @@ import operator
 import os
 import pickle
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ferrule import Pipeline, RateLimiter, Retry, StageError, it, pipeline
+from ferrule import Pipeline, StageError, it, pipeline
 
 CASES = 1_000 if os.environ.get("FERRULE_FEW_CASES") else 10_000
 
@@ -279,104 +276,6 @@ class TestErrors:
         assert (found, len(errors)) == ([[1, 2]], 1)
 
 
-class TestParallel:
-    @pytest.mark.parametrize("chunk", [1, 7, "auto"])
-    @pytest.mark.parametrize("ordered", [True, False])
-    @pytest.mark.parametrize("workers", [1, 8])
-    def test_results_are_those_of_map(self, workers, ordered, chunk):
-        stages = Pipeline().map(lambda n: n * n, workers=workers, ordered=ordered, chunk=chunk)
-        found = list(stages.run(range(3000)))
-        assert (found if ordered else sorted(found)) == [n * n for n in range(3000)]
-
-    @pytest.mark.parametrize("threads", [True, False])
-    def test_few_items_are_pulled_ahead(self, threads):
-        pulled = []
-
-        def source():
-            for number in itertools.count():
-                pulled.append(number)
-                yield number
-
-        with ThreadPoolExecutor(3) as executor:
-            options = {"workers": 3, "buffer": 5} if threads else {"executor": executor, "buffer": 5}
-            run = Pipeline().map(abs, chunk=4, **options).run(source())
-            for expected in range(50):
-                assert next(run) == expected
-                assert len(pulled) <= expected + 2 * 3 + 5 + 1
-            run.close()
-
-    def test_workers_work_at_the_same_time(self):
-        together = threading.Barrier(3, timeout=60)
-        assert list(Pipeline().map(lambda _: together.wait() >= 0, workers=3).run(range(3))) == [True] * 3
-
-    @pytest.mark.thread_unsafe(reason="looks at all threads of the process")
-    def test_threads_end_with_the_run(self):
-        def alive():
-            return sum(thread.name.startswith("ferrule-mine") for thread in threading.enumerate())
-
-        run = Pipeline().map(abs, workers=4, name="mine").run(itertools.count())
-        assert [next(run), alive()] == [0, 4]
-        run.close()
-        for result in Pipeline().map(abs, workers=4, name="mine").run(itertools.count()):
-            assert result == 0
-            break
-        deadline = time.monotonic() + 30
-        while alive() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not alive()
-
-    def test_retry_and_limit(self):
-        tries = []
-
-        def flaky(item):
-            tries.append(item)
-            if len(tries) == 1:
-                raise OSError("once")
-            return item
-
-        limit = RateLimiter(1_000_000, burst=10)
-        policy = Retry(on=OSError, delay=0.0)
-        assert list(Pipeline().map(flaky, workers=2, retry=policy, limit=limit).run([1, 2])) == [1, 2]
-        assert len(tries) == 3
-
-    @pytest.mark.parametrize("ordered", [True, False])
-    @pytest.mark.parametrize("chunk", [1, 3, "auto"])
-    def test_any_executor_will_do(self, ordered, chunk):
-        with ThreadPoolExecutor(3) as executor:
-            stages = Pipeline().map(halved, executor=executor, ordered=ordered, chunk=chunk)
-            found, errors = drained(stages.run([1, 0, 5, 10]))
-        assert sorted(found) == [1, 2, 10]
-        assert errors[0].__notes__ == ["in stage halved, item 1: 0"]
-
-    @pytest.mark.subprocess
-    def test_a_dead_worker_is_named_with_its_items(self, python, tmp_path):
-        code = """
-            import os
-            from concurrent.futures import ProcessPoolExecutor
-            from multiprocessing import get_context
-            from ferrule import Pipeline
-            from ferrule._compare.callable import work
-
-            if __name__ == "__main__":
-                with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
-                    assert list(Pipeline().map(abs, executor=executor, chunk=2).run([-1, -2, -3])) == [1, 2, 3]
-                    run = Pipeline().map(os._exit, executor=executor).run([3, 4])
-                    for _ in range(2):
-                        try:
-                            next(run)
-                        except Exception as error:
-                            print(type(error).__name__, error.__notes__[-1])
-                    assert next(run, None) is None
-            """
-        import textwrap
-
-        program = tmp_path / "program.py"
-        program.write_text(textwrap.dedent(code), "utf-8")
-        done = python(f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')", timeout=100)
-        assert "BrokenProcessPool" in done.stdout, done.stderr
-        assert "item 0: 3" in done.stdout or "item 1: 4" in done.stdout
-
-
 class TestState:
     PIPELINES = (
         Pipeline().map(it + 1).batch(3),
@@ -423,69 +322,6 @@ class TestState:
             Pipeline().batch(2).run([1], resume=Pipeline().run([]).state())
 
 
-class TestAsync:
-    def test_sources_of_both_kinds(self):
-        async def numbers():
-            for number in range(300):
-                yield number
-
-        async def doubled(number):
-            await asyncio.sleep(0)
-            return 2 * number
-
-        async def main():
-            stages = Pipeline().map(doubled, workers=4).filter(it % 3 == 0)
-            expected = [2 * number for number in range(300) if number % 3 == 0]
-            assert [item async for item in stages.run_async(numbers())] == expected
-            assert [item async for item in stages.run_async(range(300))] == expected
-            assert [line async for line in Pipeline().lines().run_async(io.BytesIO(b"a\nb"))] == ["a", "b"]
-            async for item in Pipeline().run_async(itertools.count()):
-                if item == 100:
-                    break
-
-        asyncio.run(asyncio.wait_for(main(), 60))
-        with pytest.raises(TypeError, match="use run_async"):
-            Pipeline().map(doubled).run([])
-
-    def test_errors_of_a_producer_reach_the_consumer(self):
-        async def failing():
-            yield 1
-            raise ValueError("enough")
-
-        async def main():
-            run = aiter(Pipeline().run_async(failing()))
-            assert await anext(run) == 1
-            with pytest.raises(ValueError, match="enough"):
-                await anext(run)
-
-        asyncio.run(main())
-
-    def test_errors_are_collected(self):
-        async def main():
-            run = Pipeline().map(halved).run_async([1, 0], on_error="collect")
-            assert [item async for item in run] == [10]
-            return run.errors
-
-        assert [error.index for error in asyncio.run(main())] == [1]
-
-    def test_cancelling_ends_it(self):
-        async def never(_):
-            await asyncio.sleep(3600)
-
-        async def main():
-            async def consume():
-                async for _ in Pipeline().map(never, workers=3).run_async(range(10)):
-                    pass
-
-            task = asyncio.create_task(consume())
-            await asyncio.sleep(0.1)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-
-        asyncio.run(asyncio.wait_for(main(), 30))
-
-
 class TestNothingIsLost:
     @given(
         items=st.lists(st.integers(-5, 5), max_size=25),
@@ -519,76 +355,6 @@ class TestNothingIsLost:
         if kind != "unordered":
             assert out == [pair for pair in numbered if pair[1] != 0]
         run.close()
-
-
-HANGS = {
-    "a failure in a later stage": """
-        try:
-            list(Pipeline().map(abs, workers=4).map(lambda n: 1 // (n - 50), workers=4).run(itertools.count()))
-        except ZeroDivisionError:
-            print("done")
-    """,
-    "an early break": """
-        for n in Pipeline().map(abs, workers=4).map(abs, workers=4).run(itertools.count()):
-            if n > 100:
-                break
-        print("done")
-    """,
-    "a run that is left at the end of the program": """
-        run = Pipeline().map(abs, workers=4).run(itertools.count())
-        next(run)
-        print("done")
-    """,
-    "Ctrl-C while workers work": """
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-        try:
-            list(Pipeline().map(lambda n: time.sleep(3600), workers=4).run(range(100)))
-        except KeyboardInterrupt:
-            print("done")
-    """,
-    "a worker's thread that ends": """
-        try:
-            list(Pipeline().map(lambda n: sys.exit(3), workers=2).run(range(100)))
-        except SystemExit:
-            print("done")
-    """,
-    "an asynchronous run that is left": """
-        async def main():
-            async for n in Pipeline().map(abs, workers=4).run_async(itertools.count()):
-                if n > 100:
-                    return
-        asyncio.run(main())
-        print("done")
-    """,
-    "a run in a forked child": """
-        import warnings
-        warnings.simplefilter("ignore")
-        run = Pipeline().map(lambda n: time.sleep(0.01), workers=2).run(itertools.count())
-        next(run)
-        child = os.fork()
-        if not child:
-            try:
-                while True:
-                    next(run)
-            except RuntimeError:
-                assert list(Pipeline().map(abs, workers=2).run(range(5))) == [0, 1, 2, 3, 4]
-                os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        run.close()
-        print("done")
-    """,
-}
-
-
-@pytest.mark.subprocess
-@pytest.mark.parametrize("what", HANGS)
-def test_nothing_hangs(python, what):
-    import textwrap
-
-    head = "import asyncio, itertools, os, signal, sys, threading, time\nfrom ferrule import Pipeline\n"
-    done = python(head + textwrap.dedent(HANGS[what]), timeout=60)
-    assert done.stdout == "done\n", done.stderr
-    assert done.stderr == ""
 
 
 class TestPipelineFunction:

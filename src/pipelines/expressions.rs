@@ -450,6 +450,23 @@ impl Function {
         }
     }
 
+    /// What comes of an item that is an object and stays one.
+    #[inline]
+    pub fn call<'py>(&self, py: Python<'py>, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Native(program) => program.get().evaluate(py, &Value::Object(item.clone()))?.object(py),
+            Self::Opaque(function) => call_one(function.bind(py), item),
+        }
+    }
+
+    /// The same once more.
+    pub fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Native(program) => Self::Native(program.clone_ref(py)),
+            Self::Opaque(function) => Self::Opaque(function.clone_ref(py)),
+        }
+    }
+
     /// Shows what is held to the garbage collector.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
