@@ -15,22 +15,7 @@ import pytest
 
 from ferrule import Pipeline, RateLimiter, Retry, it
 from ferrule import ThreadPoolExecutor as FerruleExecutor
-
-
-def drained(iterator):
-    """Everything that comes, and the errors on the way."""
-    found, errors = [], []
-    while True:
-        try:
-            found.append(next(iterator))
-        except StopIteration:
-            return found, errors
-        except Exception as error:  # noqa: BLE001
-            errors.append(error)
-
-
-def halved(number):
-    return 10 // number
+from test_pipelines import InPlace, drained, halved
 
 
 def wait_until(condition, pause=0.01):
@@ -203,18 +188,6 @@ class TestParallel:
         policy = Retry(on=OSError, delay=0.0)
         assert list(Pipeline().map(flaky, workers=2, retry=policy, limit=limit).run([1, 2])) == [1, 2]
         assert len(tries) == 3
-
-
-class InPlace(Executor):
-    """Works as soon as it is asked to, in the thread that asks."""
-
-    def submit(self, fn, /, *args, **kwargs):
-        future = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001
-            future.set_exception(error)
-        return future
 
 
 class OneThreadEach(Executor):
