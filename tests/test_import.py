@@ -12,7 +12,19 @@ import pytest
 
 import ferrule
 
-ROOMS = ["caching", "iterating", "limiting", "patterns", "pipelines", "pooling", "retrying", "scheduling", "testing", "timing", "validating"]
+ROOMS = [
+    "caching",
+    "iterating",
+    "limiting",
+    "patterns",
+    "pipelines",
+    "pooling",
+    "retrying",
+    "scheduling",
+    "testing",
+    "timing",
+    "validating",
+]
 
 
 def names_of_the_stub():
