@@ -424,14 +424,53 @@ impl Running {
         let mut number = None;
         // Whether `object` is the value, or `number` alone.
         let mut whole = true;
+        // The item as a number, or the way on for what is none.
+        macro_rules! small {
+            ($place:expr) => {
+                match number.or_else(|| stepping::small_int(&object)) {
+                    Some(value) => value,
+                    None => return self.rest(py, $place, whole, object, number),
+                }
+            };
+        }
         for place in from..self.stages.len() {
             let stage = &mut self.stages[place];
             match &mut stage.kind {
+                Kind::Filter(Function::Native(program)) => {
+                    let value = small!(place);
+                    let said = program.get().quick(value);
+                    if !said.is_known() {
+                        return self.rest(py, place, whole, object, number);
+                    }
+                    stage.count += 1;
+                    if said.value == 0 {
+                        return Ok(None);
+                    }
+                    number = Some(value);
+                }
+                Kind::Map(Function::Native(program)) => {
+                    let value = small!(place);
+                    let made = program.get().quick(value);
+                    if !made.is_int() {
+                        return self.rest(py, place, whole, object, number);
+                    }
+                    stage.count += 1;
+                    (number, whole) = (Some(made.value), false);
+                }
+                Kind::Accumulate(Total::Sum, Some(Kept::Int(total))) => {
+                    let value = small!(place);
+                    let Some(sum) = total.checked_add(value) else {
+                        return self.rest(py, place, whole, object, number);
+                    };
+                    stage.count += 1;
+                    *total = sum;
+                    (number, whole) = (Some(sum), false);
+                }
                 Kind::Filter(Function::Opaque(function)) if whole => {
                     stage.count += 1;
                     let said = call_one(function.bind(py), &object).and_then(|said| said.is_truthy());
                     match said {
-                        Ok(true) => continue,
+                        Ok(true) => {}
                         Ok(false) => return Ok(None),
                         Err(error) => {
                             return self.failed(py, place, error, Some(Value::Object(object))).map(|()| None);
@@ -447,45 +486,8 @@ impl Running {
                         }
                     }
                     number = None;
-                    continue;
                 }
-                Kind::Filter(Function::Native(_))
-                | Kind::Map(Function::Native(_))
-                | Kind::Accumulate(Total::Sum, Some(Kept::Int(_))) => {}
                 _ => return self.rest(py, place, whole, object, number),
-            }
-            if number.is_none() {
-                number = stepping::small_int(&object);
-            }
-            let Some(value) = number else { return self.pass(py, place, Value::Object(object)) };
-            match &mut stage.kind {
-                Kind::Filter(Function::Native(program)) => {
-                    let said = program.get().quick(value);
-                    if !said.is_known() {
-                        return self.rest(py, place, whole, object, number);
-                    }
-                    stage.count += 1;
-                    if said.value == 0 {
-                        return Ok(None);
-                    }
-                }
-                Kind::Map(Function::Native(program)) => {
-                    let made = program.get().quick(value);
-                    if !made.is_int() {
-                        return self.rest(py, place, whole, object, number);
-                    }
-                    stage.count += 1;
-                    (number, whole) = (Some(made.value), false);
-                }
-                Kind::Accumulate(_, Some(Kept::Int(total))) => {
-                    let Some(sum) = total.checked_add(value) else {
-                        return self.rest(py, place, whole, object, number);
-                    };
-                    stage.count += 1;
-                    *total = sum;
-                    (number, whole) = (Some(sum), false);
-                }
-                _ => {}
             }
         }
         match number {
