@@ -101,6 +101,19 @@ class TestParallel:
         assert len(pulled) <= 50 + 2 * (2 * 2 + 1)
         run.close()
 
+    @pytest.mark.thread_unsafe(reason="replaces threading.Thread.start")
+    def test_a_thread_that_cannot_be_started_loses_nothing(self, monkeypatch):
+        def refuse(_):
+            raise RuntimeError("no more threads")
+
+        run = Pipeline().map(abs, workers=2).run([1, 2, 3])
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="no more threads"):
+                    next(run)
+        assert list(run) == [1, 2, 3]
+
     def test_a_run_that_is_kept_by_its_own_function_is_let_go(self):
         class Job:
             def work(self, item):

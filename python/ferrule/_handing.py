@@ -180,7 +180,7 @@ class OnExecutor:
                 index, item, outcome = self._ready.popleft()
                 self._ahead -= 1
                 if isinstance(outcome, tuple):
-                    return outcome[0]
+                    return cast("tuple[Any]", outcome)[0]
                 error = outcome.error if isinstance(outcome, Failed) else outcome
                 if self._mode == "raise" or error is outcome or not isinstance(error, Exception):
                     error.add_note(f"in stage {self._name}, item {index}: {item!r:.200}")
