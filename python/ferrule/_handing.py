@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -214,6 +215,6 @@ class OnExecutor:
         self._finished.put(None)
         self._ready.clear()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_chunk"):
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if hasattr(self, "_chunk") and not is_finalizing():
             self.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 from collections import deque
 from itertools import chain, count, islice
@@ -787,8 +788,9 @@ class AsyncRun:
     ) -> None:
         await self.aclose()
 
-    def __del__(self) -> None:
-        if getattr(self, "_parts", None):
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # What is left when the interpreter goes ends with it.
+        if getattr(self, "_parts", None) and not is_finalizing():
             self._end()
 
     def __repr__(self) -> str:
