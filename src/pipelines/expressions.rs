@@ -482,6 +482,7 @@ impl Function {
     }
 
     /// The same once more.
+    #[must_use]
     pub fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
             Self::Native(program) => Self::Native(program.clone_ref(py)),
