@@ -428,10 +428,39 @@ pub fn small_int(object: &Bound<'_, PyAny>) -> Option<i64> {
     if unsafe { ffi::PyLong_CheckExact(object.as_ptr()) } == 0 {
         return None;
     }
+    if let Some(value) = compact(object) {
+        return Some(value);
+    }
     let mut overflow = 0;
     // SAFETY: an `int`, for which this can't fail.
     let value = unsafe { ffi::PyLong_AsLongLongAndOverflow(object.as_ptr(), &raw mut overflow) };
     (overflow == 0).then_some(value)
+}
+
+/// The value of an `int` of one digit, read in place as `PyUnstable_Long_CompactValue` does where C code inlines it: a call
+/// costs as much as what is done with the number. Only for the interpreters whose headers say so.
+#[inline]
+#[cfg(all(Py_3_12, not(Py_3_15), not(Py_GIL_DISABLED)))]
+fn compact(object: &Bound<'_, PyAny>) -> Option<i64> {
+    #[repr(C)]
+    struct Digits {
+        base: ffi::PyObject,
+        /// The sign in the two lowest bits (0, 1 for zero, 2 for negative), the number of digits from the fourth on.
+        tag: usize,
+        first: u32,
+    }
+    let digits = object.as_ptr().cast::<Digits>();
+    // SAFETY: an exact `int`, as the caller has made sure; all of them have a tag.
+    let tag = unsafe { (*digits).tag };
+    // SAFETY: all of them have room for one digit.
+    let first = unsafe { (*digits).first };
+    (tag < 16).then(|| (1 - (tag & 3).cast_signed() as i64) * i64::from(first))
+}
+
+#[inline]
+#[cfg(not(all(Py_3_12, not(Py_3_15), not(Py_GIL_DISABLED))))]
+const fn compact(_object: &Bound<'_, PyAny>) -> Option<i64> {
+    None
 }
 
 /// A `float` of the built-in class itself.

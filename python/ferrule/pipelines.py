@@ -8,250 +8,33 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 from collections import deque
-from itertools import chain, islice
+from itertools import chain, count, islice
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 from ferrule import _core
+from ferrule._bridging import Bridge, Feed, Puller
 from ferrule._errors import MissingExtra
+from ferrule._expressions import Expression, it
+from ferrule._handing import OnError, OnExecutor, Parallel, Retried
 from ferrule._kinds import kind_of
 from ferrule.iterating import MISSING, Lines, at_least, batched_by, shown, step_of
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-    from concurrent.futures import Executor, Future
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Executor
     from datetime import timedelta
     from types import TracebackType
     from typing import Self
 
 __all__ = ["AsyncRun", "Expression", "Pipeline", "Run", "StageError", "it", "pipeline"]
 
-OnError = Literal["raise", "skip", "collect"]
 _Plain = tuple[str, str, str, tuple[Any, ...]]
 _ON_ERROR: Final = ("raise", "skip", "collect")
 _THREADS: Final = 1024
-
-# -- expressions ------------------------------------------------------------------------------------------------------
-
-
-class Expression:
-    """Is what is done to an item, recorded, to be done later and natively; begin with `it`.
-
-    >>> from ferrule import it
-    >>> long = (it["latency"] > 0.5) & ~it["path"].method("startswith", "/health")
-    >>> long({"latency": 0.7, "path": "/"})
-    True
-    >>> long
-    ((it['latency'] > 0.5) & (~it['path'].method('startswith', '/health')))
-
-    Arithmetic, comparisons, attributes (`it.name`), items (`it["k"]`), methods (`it.method("strip")`) and membership
-    (`it.in_({1, 2})`) are recorded. `&` and `|` between truth values stop where the left side decides, as `and` and
-    `or` do; `~` of a truth value is `not`. An expression can be called, pickled, printed, and used wherever a function
-    is.
-    """
-
-    __slots__ = ("__program", "__tree")
-
-    def __init__(self, tree: tuple[Any, ...]) -> None:
-        self.__tree = tree
-        self.__program = _core.Program(tree)
-
-    def _ferrule_program(self) -> _core.Program:
-        return self.__program
-
-    def __call__(self, item: Any, /) -> Any:
-        """Evaluate the expression for an item."""
-        return self.__program(item)
-
-    def __getattr__(self, name: str) -> Expression:
-        if name.startswith(("__", "_Expression__")):
-            raise AttributeError(name)
-        return Expression(("attribute", self.__tree, name))
-
-    def __getitem__(self, key: object) -> Expression:
-        return Expression(("item", self.__tree, key))
-
-    def method(self, name: str, /, *args: object) -> Expression:
-        """Record the call of a method, as `operator.methodcaller` does."""
-        if not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {shown(name)}")
-        return Expression(("method", self.__tree, name, args))
-
-    def in_(self, container: object, /) -> Expression:
-        """Record the question whether it is in a container."""
-        if not hasattr(type(container), "__contains__") and not hasattr(type(container), "__iter__"):
-            raise TypeError(f"container must be a container, not {shown(container)}")
-        return Expression(("in", self.__tree, container))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Expression, (self.__tree,))
-
-    def __repr__(self) -> str:
-        return _written(self.__tree)
-
-    def __hash__(self) -> NoReturn:
-        raise TypeError("an expression can't be hashed: == records a comparison; use it.in_(...) for membership")
-
-    def __bool__(self) -> NoReturn:
-        raise TypeError(
-            "an expression is neither true nor false yet: use & for and, | for or, ~ for not, in parentheses"
-        )
-
-    def __len__(self) -> NoReturn:
-        raise TypeError('an expression has no length: use it.method("__len__")')
-
-    def __iter__(self) -> NoReturn:
-        raise TypeError("an expression can't be iterated: use it[0], it[1] and so on")
-
-    def __contains__(self, item: object) -> NoReturn:
-        raise TypeError('an expression contains nothing yet: use it.method("__contains__", item), or it.in_(container)')
-
-    def __binary(self, name: str, other: object) -> Expression:
-        return Expression((name, self.__tree, _tree_of(other)))
-
-    def __reflected(self, name: str, other: object) -> Expression:
-        return Expression((name, _tree_of(other), self.__tree))
-
-    def _ferrule_tree(self) -> tuple[Any, ...]:
-        return self.__tree
-
-    def __add__(self, other: object) -> Expression:
-        return self.__binary("+", other)
-
-    def __radd__(self, other: object) -> Expression:
-        return self.__reflected("+", other)
-
-    def __sub__(self, other: object) -> Expression:
-        return self.__binary("-", other)
-
-    def __rsub__(self, other: object) -> Expression:
-        return self.__reflected("-", other)
-
-    def __mul__(self, other: object) -> Expression:
-        return self.__binary("*", other)
-
-    def __rmul__(self, other: object) -> Expression:
-        return self.__reflected("*", other)
-
-    def __truediv__(self, other: object) -> Expression:
-        return self.__binary("/", other)
-
-    def __rtruediv__(self, other: object) -> Expression:
-        return self.__reflected("/", other)
-
-    def __floordiv__(self, other: object) -> Expression:
-        return self.__binary("//", other)
-
-    def __rfloordiv__(self, other: object) -> Expression:
-        return self.__reflected("//", other)
-
-    def __mod__(self, other: object) -> Expression:
-        return self.__binary("%", other)
-
-    def __rmod__(self, other: object) -> Expression:
-        return self.__reflected("%", other)
-
-    def __pow__(self, other: object) -> Expression:
-        return self.__binary("**", other)
-
-    def __rpow__(self, other: object) -> Expression:
-        return self.__reflected("**", other)
-
-    def __and__(self, other: object) -> Expression:
-        return self.__binary("&", other)
-
-    def __rand__(self, other: object) -> Expression:
-        return self.__reflected("&", other)
-
-    def __or__(self, other: object) -> Expression:
-        return self.__binary("|", other)
-
-    def __ror__(self, other: object) -> Expression:
-        return self.__reflected("|", other)
-
-    def __xor__(self, other: object) -> Expression:
-        return self.__binary("^", other)
-
-    def __rxor__(self, other: object) -> Expression:
-        return self.__reflected("^", other)
-
-    def __lshift__(self, other: object) -> Expression:
-        return self.__binary("<<", other)
-
-    def __rlshift__(self, other: object) -> Expression:
-        return self.__reflected("<<", other)
-
-    def __rshift__(self, other: object) -> Expression:
-        return self.__binary(">>", other)
-
-    def __rrshift__(self, other: object) -> Expression:
-        return self.__reflected(">>", other)
-
-    def __lt__(self, other: object) -> Expression:
-        return self.__binary("<", other)
-
-    def __le__(self, other: object) -> Expression:
-        return self.__binary("<=", other)
-
-    def __gt__(self, other: object) -> Expression:
-        return self.__binary(">", other)
-
-    def __ge__(self, other: object) -> Expression:
-        return self.__binary(">=", other)
-
-    def __eq__(self, other: object) -> Expression:  # type: ignore[override]
-        return self.__binary("==", other)
-
-    def __ne__(self, other: object) -> Expression:  # type: ignore[override]
-        return self.__binary("!=", other)
-
-    def __neg__(self) -> Expression:
-        return Expression(("neg", self.__tree))
-
-    def __pos__(self) -> Expression:
-        return Expression(("pos", self.__tree))
-
-    def __abs__(self) -> Expression:
-        return Expression(("abs", self.__tree))
-
-    def __invert__(self) -> Expression:
-        return Expression(("not", self.__tree))
-
-
-def _tree_of(value: object) -> tuple[Any, ...]:
-    return value._ferrule_tree() if isinstance(value, Expression) else ("constant", value)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-
-
-def _written(tree: tuple[Any, ...]) -> str:  # noqa: PLR0911 - a table
-    match tree:
-        case ("it",):
-            return "it"
-        case ("constant", value):
-            return repr(value)
-        case ("attribute", of, name):
-            return f"{_written(of)}.{name}"
-        case ("item", of, key):
-            return f"{_written(of)}[{key!r}]"
-        case ("method", of, name, args):
-            return f"{_written(of)}.method({', '.join(map(repr, (name, *args)))})"
-        case ("in", of, container):
-            return f"{_written(of)}.in_({container!r})"
-        case ("abs", of):
-            return f"abs({_written(of)})"
-        case (("neg" | "pos" | "not") as name, of):
-            return f"({ {'neg': '-', 'pos': '+', 'not': '~'}[name] }{_written(of)})"
-        case (name, one, other):
-            return f"({_written(one)} {name} {_written(other)})"
-        case _:
-            return repr(tree)
-
-
-it: Final = Expression(("it",))
-"""Stands for the item in an expression."""
-
 
 # -- definitions ------------------------------------------------------------------------------------------------------
 
@@ -276,20 +59,12 @@ class StageError:
         return f"StageError(stage={self.stage!r}, index={self.index}, item={self.item!r}, error={self.error!r})"
 
 
-class _Parallel(NamedTuple):
-    workers: int
-    ordered: bool
-    most: int
-    executor: Executor | None
-    chunk: int | None
-
-
 class _Stage(NamedTuple):
     kind: str
     name: str
     arguments: tuple[Any, ...]
     on_error: OnError | None = None
-    parallel: _Parallel | None = None
+    parallel: Parallel | None = None
 
 
 def _name_of(function: object) -> str:
@@ -310,6 +85,11 @@ def _checked_mode(on_error: object) -> None:
         raise ValueError(f"on_error must be 'raise', 'skip' or 'collect', got {on_error!r}")
 
 
+def _checked_progress(progress: object) -> None:
+    if progress is not False and progress is not True and not callable(progress):
+        raise TypeError(f"progress must be a bool or a callable, not {shown(progress)}")
+
+
 class _Limited:
     """Calls a function when a limiter lets it."""
 
@@ -320,15 +100,6 @@ class _Limited:
     def __call__(self, item: Any) -> Any:
         self.limiter.acquire()
         return self.function(item)
-
-
-class _Field:
-    def __init__(self, index: int, sep: str | None) -> None:
-        self.index = index
-        self.sep = sep
-
-    def __call__(self, line: str) -> str:
-        return cast("str", step_of("field", self.index, self.sep)(line))
 
 
 class Pipeline:
@@ -368,7 +139,7 @@ class Pipeline:
         arguments: tuple[Any, ...],
         name: str | None,
         on_error: OnError | None = None,
-        parallel: _Parallel | None = None,
+        parallel: Parallel | None = None,
     ) -> Pipeline:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string or None, not {shown(name)}")
@@ -463,7 +234,7 @@ class Pipeline:
             count = at_least("workers", workers, 1)
             if count > _THREADS:
                 raise ValueError(f"workers must be {_THREADS} or fewer, got {workers!r}")
-            parallel = _Parallel(count, bool(ordered), 2 * count + ahead, executor, size)
+            parallel = Parallel(count, bool(ordered), 2 * count + ahead, executor, size)
         return self._with("map", (function, retry, limit), name, on_error, parallel)
 
     def filter(
@@ -593,7 +364,12 @@ class Pipeline:
         return Run(self, source, progress=progress, on_error=on_error, resume=resume)
 
     def run_async(
-        self, source: Any, *, progress: bool | Callable[[int], object] = False, on_error: OnError = "raise"
+        self,
+        source: Any,
+        *,
+        progress: bool | Callable[[int], object] = False,
+        on_error: OnError = "raise",
+        buffer: int = 64,
     ) -> AsyncRun:
         """Begin to run on a source for `async for`; the source may be asynchronous.
 
@@ -604,11 +380,13 @@ class Pipeline:
             source: As for `run`, or an asynchronous iterable.
             progress: As for `run`.
             on_error: As for `run`.
+            buffer: How many items of an asynchronous source, and how many results, are pulled ahead at most, beside
+                what parallel stages pull; 1 or more.
 
         Raises:
             TypeError, ValueError: If an argument is not what it may be.
         """
-        return AsyncRun(self, source, progress=progress, on_error=on_error)
+        return AsyncRun(self, source, progress=progress, on_error=on_error, buffer=buffer)
 
 
 def _restored(name: str, stages: tuple[_Stage, ...]) -> Pipeline:
@@ -635,17 +413,18 @@ class Run:
         progress: bool | Callable[[int], object],
         on_error: OnError,
         resume: dict[str, Any] | None,
-        bridge: _Bridge | None = None,
+        bridge: Bridge | None = None,
     ) -> None:
         _checked_mode(on_error)
-        if progress is not False and progress is not True and not callable(progress):
-            raise TypeError(f"progress must be a bool or a callable, not {shown(progress)}")
+        _checked_progress(progress)
         self.errors: list[StageError] = []
         self._pipeline = definition
         self._mode: OnError = on_error
         self._bridge = bridge
         self._segments: list[Any] = []
         self._lines: Lines | None = None
+        self._watched: _Watched | None = None
+        self._closed = False
         if resume is not None and (not isinstance(resume, dict) or resume.get("pipeline") != _signature(definition)):
             raise ValueError("resume must be what state() of a run of this pipeline has told")
         self._iterator = self._built(source, resume)
@@ -653,7 +432,7 @@ class Run:
         chained = bool(self._segments) and isinstance(self._segments[0], _core.Chain)
         self._before = resume["source"] if resume is not None and self._lines is None and chained else 0
         if progress is not False:
-            self._iterator = _watched(self._iterator, progress, definition.name)
+            self._iterator = self._watched = _Watched(self._iterator, progress, definition.name)
 
     def _built(self, source: Any, resume: dict[str, Any] | None) -> Iterator[Any]:  # noqa: C901 - a loop
         stages = list(self._pipeline.stages)
@@ -725,7 +504,7 @@ class Run:
             case "matching":
                 return ("filter", stage.name, mode, (stage.arguments[0].search,))
             case "split_field":
-                return ("map", stage.name, mode, (_Field(*stage.arguments),))
+                return ("map", stage.name, mode, (step_of("field", *stage.arguments),))
             case "map":
                 if stage.parallel is not None:
                     return None
@@ -747,23 +526,33 @@ class Run:
         function = self._awaited(function)
         if limit is not None:
             function = _Limited(function, limit)
-        return retry(function) if retry is not None else function
+        if retry is None:
+            return function
+        executor = stage.parallel.executor if stage.parallel is not None else None
+        return retry(function) if executor is None else Retried(function, retry)
 
     def _handed(
         self, stage: _Stage, current: Iterable[Any], collect: Callable[[Any], None], first: int
     ) -> Iterator[Any]:
-        parallel = cast("_Parallel", stage.parallel)
+        parallel = cast("Parallel", stage.parallel)
         function = self._function(stage)
         mode = stage.on_error or self._mode
         if parallel.executor is not None:
-            handed = _OnExecutor(
+            handed = OnExecutor(
                 iter(current), function, parallel, name=stage.name, mode=mode, collect=collect, first=first
             )
             self._segments.append(handed)
             return handed
+        numbers = count()
+
+        def start(worker: Callable[[], None]) -> None:
+            threading.Thread(target=worker, name=f"ferrule-{stage.name}-{next(numbers)}", daemon=True).start()
+
         made = _core.Handing(
             current,
             function,
+            start,
+            workers=parallel.workers,
             most=parallel.most,
             chunk=parallel.chunk,
             ordered=parallel.ordered,
@@ -772,8 +561,6 @@ class Run:
             collect=collect,
             first=first,
         )
-        for number in range(parallel.workers):
-            threading.Thread(target=made.worker(), name=f"ferrule-{stage.name}-{number}", daemon=True).start()
         self._segments.append(made)
         return made
 
@@ -789,8 +576,11 @@ class Run:
 
         Raises:
             TypeError: If a stage has a state that nobody knows: `through`, and `batch` with `max_wait`.
-            ValueError: In the middle of what a `flat_map` gives out, or while another thread advances the run.
+            ValueError: In the middle of what a `flat_map` gives out, while another thread advances the run, or when the
+                run is closed: what was on its way is gone then.
         """
+        if self._closed:
+            raise ValueError("the run is closed: its state has to be asked for before")
         segments: list[Any] = []
         pulled: Any = 0
         for place, segment in enumerate(self._segments):
@@ -807,14 +597,17 @@ class Run:
         return {"pipeline": _signature(self._pipeline), "source": pulled, "segments": segments}
 
     def close(self) -> None:
-        """End it: its threads, as soon as they have finished what they are at, and what it has opened."""
-        from contextlib import suppress
+        """End it: its threads, as soon as they have finished what they are at, and what it has opened.
 
+        Where another thread waits for results at the moment, it gets none any more.
+        """
+        self._closed = True
         for segment in reversed(self._segments):
-            with suppress(ValueError):  # being advanced by another thread, which ends it
-                segment.close()
+            segment.close()
         if self._lines is not None:
             self._lines.close()
+        if self._watched is not None:
+            self._watched.close()
 
     def __enter__(self) -> Self:
         return self
@@ -837,297 +630,75 @@ class _Opaque(NamedTuple):
     iterator: Any
 
     def close(self) -> None:
+        from contextlib import suppress
+
         close = getattr(self.iterator, "close", None)
         if close is not None:
-            close()
+            with suppress(ValueError):  # a generator that another thread is in, which finds the stages before it closed
+                close()
 
 
-def _watched(results: Iterator[Any], progress: Any, name: str) -> Iterator[Any]:
-    if progress is True:
-        try:
-            from tqdm import tqdm  # type: ignore[import-untyped]
-        except ImportError:
-            raise MissingExtra("progress=True", "progress", "tqdm") from None
-        return iter(tqdm(results, desc=name))
+class _Watched:
+    """Tells of each result before it goes out; one that can't be told of is kept."""
 
-    def watched() -> Iterator[Any]:
-        for count, result in enumerate(results, 1):
-            cast("Callable[[int], object]", progress)(count)
-            yield result
-
-    return watched()
-
-
-def _work(function: Callable[[Any], Any], items: list[Any]) -> list[tuple[bool, Any]]:
-    """Call a function for each item, in a process of an executor, perhaps: an error is a result, too."""
-    done: list[tuple[bool, Any]] = []
-    for item in items:
-        try:
-            done.append((True, function(item)))
-        except Exception as error:  # noqa: BLE001 - it is raised where the results are taken
-            done.append((False, error))
-    return done
-
-
-class _OnExecutor:
-    """Hands chunks to an executor, and gives out what comes back."""
-
-    def __init__(
-        self,
-        source: Iterator[Any],
-        function: Callable[[Any], Any],
-        parallel: _Parallel,
-        *,
-        name: str,
-        mode: OnError,
-        collect: Callable[[Any], None],
-        first: int,
-    ) -> None:
-        self._source = source
-        self._function = function
-        self._parallel = parallel
-        self._name = name
-        self._mode = mode
-        self._collect = collect
-        self._pulled = first
-        self._ahead = 0
-        self._ended = False
-        self._pending: BaseException | None = None
-        self._futures: dict[Future[Any] | None, tuple[int, list[Any]]] = {}
-        self._ready: deque[tuple[int, Any, bool, Any]] = deque()
-        self._chunk = parallel.chunk or 1
+    def __init__(self, results: Iterator[Any], progress: Literal[True] | Callable[[int], object], name: str) -> None:
+        self._results = results
+        self._count = 0
+        self._kept: list[Any] = []
+        self._bar: Any = None
+        if progress is True:
+            try:
+                from tqdm import tqdm  # type: ignore[import-untyped]
+            except ImportError:
+                raise MissingExtra("progress=True", "progress", "tqdm") from None
+            self._bar = tqdm(desc=name)
+            self._tell: Callable[[int], object] = lambda _: self._bar.update()
+        else:
+            self._tell = progress
 
     def __iter__(self) -> Self:
         return self
 
-    def _hand_out(self) -> None:
-        executor = cast("Executor", self._parallel.executor)
-        items: list[Any] = []
-        while len(items) < min(self._chunk, self._parallel.most - self._ahead):
-            try:
-                items.append(next(self._source))
-            except StopIteration:
-                self._ended = True
-                break
-            except Exception as error:  # noqa: BLE001 - it comes behind what was pulled before it
-                self._pending = error
-                break
-        if not items:
-            return
-        first = self._pulled
-        self._pulled += len(items)
-        self._ahead += len(items)
-        try:
-            future: Future[Any] = executor.submit(_work, self._function, items)
-        except Exception as error:  # noqa: BLE001 - the items are named with it
-            self._ready.extend((first + place, item, False, error) for place, item in enumerate(items))
-        else:
-            self._futures[future] = (first, items)
-
-    def _take_in(self) -> None:
-        from concurrent.futures import FIRST_COMPLETED, wait
-        from time import perf_counter
-
-        start = perf_counter()
-        if self._parallel.ordered:
-            future = next(iter(self._futures))
-            wait((cast("Any", future),))
-        else:
-            future = next(iter(wait(cast("Any", self._futures.keys()), return_when=FIRST_COMPLETED).done))
-        first, items = self._futures.pop(future)
-        try:
-            done = cast("Any", future).result()
-        except BaseException as error:  # noqa: BLE001 - a dead worker, or what can't be pickled
-            done = [(False, error)] * len(items)
-        if self._parallel.chunk is None and perf_counter() - start < 0.001 * len(items):
-            self._chunk = min(self._chunk * 2, max(1, self._parallel.most // 4))
-        self._ready.extend(
-            (first + at, item, *outcome) for at, (item, outcome) in enumerate(zip(items, done, strict=True))
-        )
-
     def __next__(self) -> Any:
-        while True:
-            if self._ready:
-                index, item, well, outcome = self._ready.popleft()
-                self._ahead -= 1
-                if well:
-                    return outcome
-                if self._mode == "raise" or not isinstance(outcome, Exception):
-                    outcome.add_note(f"in stage {self._name}, item {index}: {item!r:.200}")
-                    raise outcome
-                if self._mode == "collect":
-                    self._collect((self._name, index, item, outcome))
-                continue
-            if not self._ended and self._pending is None and self._ahead < self._parallel.most:
-                self._hand_out()
-                continue
-            if self._futures:
-                self._take_in()
-                continue
-            if self._pending is not None:
-                error, self._pending = self._pending, None
-                raise error
-            raise StopIteration
-
-    def state(self) -> tuple[int, list[Any]]:
-        """Tell how many items have come out, and which are on their way."""
-        items = [item for _, item, _, _ in self._ready]
-        for _, waiting in sorted(self._futures.values(), key=lambda entry: entry[0]):
-            items.extend(waiting)
-        return self._pulled - len(items), items
+        if self._kept:
+            return self._kept.pop()
+        try:
+            self._kept.append(next(self._results))
+        except StopIteration:
+            self.close()
+            raise
+        self._count += 1
+        self._tell(self._count)
+        return self._kept.pop()
 
     def close(self) -> None:
-        """Cancel what has not begun."""
-        self._ended = True
-        for future in self._futures:
-            cast("Any", future).cancel()
-        self._futures.clear()
-        self._ready.clear()
-        self._ahead = 0
+        """End the bar, if there is one."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 # -- asynchronous runs ------------------------------------------------------------------------------------------------
 
 
-class _Bridge:
-    """Lets threads wait for coroutines of an event loop."""
-
-    def __init__(self, loop: AbstractEventLoop) -> None:
-        self.loop = loop
-        self.closed = False
-        self.futures: set[Future[Any]] = set()
-
-    def waiting(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Make a function that waits for what a coroutine function comes to."""
-        from asyncio import run_coroutine_threadsafe
-
-        def wait(item: Any) -> Any:
-            if self.closed:
-                raise RuntimeError("the run is closed")
-            future = run_coroutine_threadsafe(function(item), self.loop)
-            self.futures.add(future)
-            try:
-                return future.result()
-            finally:
-                self.futures.discard(future)
-
-        return wait
-
-    def close(self) -> None:
-        """Cancel what is waited for."""
-        self.closed = True
-        for future in list(self.futures):
-            future.cancel()
-
-
-class _Feed:
-    """What an asynchronous source gives, for a thread that iterates; at most so many items ahead."""
-
-    _AHEAD = 64
-
-    def __init__(self, source: Any, loop: AbstractEventLoop) -> None:
-        from asyncio import Semaphore
-        from queue import SimpleQueue
-
-        self._source = source
-        self._loop = loop
-        self._room = Semaphore(self._AHEAD)
-        self._queue: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-        self._task = loop.create_task(self._pump())
-        self._ended = False
-
-    async def _pump(self) -> None:
-        try:
-            async for item in self._source:
-                self._queue.put(("item", item))
-                await self._room.acquire()
-        except Exception as error:  # noqa: BLE001 - it is raised where the items are taken
-            self._queue.put(("error", error))
-        finally:
-            self._queue.put(("end", None))
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
-        if self._ended:
-            raise StopIteration
-        kind, value = self._queue.get()
-        if kind == "item":
-            self._loop.call_soon_threadsafe(self._room.release)
-            return value
-        if kind == "error":
-            raise value
-        self._ended = True
-        raise StopIteration
-
-    async def close(self) -> None:
-        """End the source."""
-        self._task.cancel()
-        from asyncio import wait
-
-        await wait((self._task,), timeout=1.0)
-        self._queue.put(("end", None))
-
-
-class _Puller:
-    """A thread that pulls results for a loop, a number of them for each time it is asked."""
-
-    _MOST = 64
-    _PATIENCE = 0.005
-
-    def __init__(self, results: Iterator[Any], loop: AbstractEventLoop) -> None:
-        from queue import SimpleQueue
-
-        self._results = results
-        self._loop = loop
-        self._asked: SimpleQueue[Any] = SimpleQueue()
-        self.thread = threading.Thread(target=self._pull, name="ferrule-run_async", daemon=True)
-        self.thread.start()
-
-    async def some(self) -> tuple[list[Any], BaseException | None]:
-        """Wait for results: some, and what was raised behind them; `StopIteration` stands for the end."""
-        answer: Any = self._loop.create_future()
-        self._asked.put(answer)
-        return cast("tuple[list[Any], BaseException | None]", await answer)
-
-    def end(self) -> None:
-        """Let the thread end."""
-        self._asked.put(None)
-
-    def _pull(self) -> None:
-        from time import monotonic
-
-        while (answer := self._asked.get()) is not None:
-            found: list[Any] = []
-            raised: BaseException | None = None
-            first = 0.0
-            while len(found) < self._MOST and (not found or monotonic() - first < self._PATIENCE):
-                try:
-                    found.append(next(self._results))
-                except BaseException as error:  # noqa: BLE001 - it is raised in the task
-                    raised = error
-                    break
-                if len(found) == 1:
-                    first = monotonic()
-            try:
-                self._loop.call_soon_threadsafe(_answer, answer, (found, raised))
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                return
-
-
-def _answer(future: Any, result: Any) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
 class AsyncRun:
-    """Is one run of a pipeline for `async for`; `errors` are those that were collected."""
+    """Is one run of a pipeline for `async for`; `errors` are those that were collected.
+
+    An error that is raised doesn't end it, and no result is lost when a task is cancelled that waits for one: the next
+    to ask gets it. Used with `async with`, or by `aclose()`, it ends its threads and its source; letting go of it does
+    the same.
+    """
 
     def __init__(
-        self, definition: Pipeline, source: Any, *, progress: bool | Callable[[int], object], on_error: OnError
+        self,
+        definition: Pipeline,
+        source: Any,
+        *,
+        progress: bool | Callable[[int], object],
+        on_error: OnError,
+        buffer: int,
     ) -> None:
         _checked_mode(on_error)
+        _checked_progress(progress)
         given: Any = source
         if isinstance(given, (str, bytes, os.PathLike)) and not _reads_lines(definition):
             raise TypeError(f"source is {shown(source)}: to read it as a file, begin the pipeline with .lines()")
@@ -1136,47 +707,94 @@ class AsyncRun:
         self._source: Any = given
         self._progress: Any = progress
         self._mode: OnError = on_error
-        self._begun = False
+        self._ahead = at_least("buffer", buffer, 1)
+        self._parts: list[Any] = []
+        self._puller: Puller | None = None
+        self._found: deque[Any] = deque()
+        self._raised: BaseException | None = None
+        self._asked: Any = None
+        self._waited_for = False
+        self._ended = False
 
-    def __aiter__(self) -> AsyncIterator[Any]:
-        if self._begun:
-            raise ValueError("a run is iterated once; the pipeline can be run again")
-        self._begun = True
-        return self._iterated()
+    def __aiter__(self) -> Self:
+        return self
 
-    async def _iterated(self) -> AsyncIterator[Any]:
+    def _begin(self) -> Puller:
         from asyncio import get_running_loop
 
         loop = get_running_loop()
-        bridge = _Bridge(loop)
-        given: object = self._source
-        asynchronous = hasattr(given, "__aiter__") and not isinstance(given, Lines)
-        feed = _Feed(given, loop) if asynchronous else None
-        run: Run | None = None
-        puller: _Puller | None = None
+        bridge = Bridge(loop)
+        # Let go of with what reads it: an asynchronous generator that nobody has any more is closed by the loop.
+        source, self._source = self._source, None
+        self._parts.append(bridge)
+        if hasattr(source, "__aiter__") and not isinstance(source, Lines):
+            source = Feed(source, loop, self._ahead)
+            self._parts.append(source)
+        run = Run(self._definition, source, progress=self._progress, on_error=self._mode, resume=None, bridge=bridge)
+        self.errors = run.errors
+        self._parts.append(run)
+        self._puller = Puller(iter(run), loop, self._ahead)
+        return self._puller
+
+    async def __anext__(self) -> Any:
+        if not self._found:
+            await self._fill()
+        if self._found:
+            return self._found.popleft()
+        raised, self._raised = self._raised, None
+        if raised is None or isinstance(raised, StopIteration):
+            self._end()
+            raise StopAsyncIteration
+        raise raised
+
+    async def _fill(self) -> None:
+        from asyncio import shield
+
+        if self._raised is not None or self._ended:
+            return
+        if self._waited_for:
+            raise RuntimeError("another task waits for results of this run already")
+        self._waited_for = True
         try:
-            source = self._source if feed is None else feed
-            run = Run(
-                self._definition, source, progress=self._progress, on_error=self._mode, resume=None, bridge=bridge
-            )
-            run.errors = self.errors = run.errors
-            puller = _Puller(iter(run), loop)
-            while True:
-                found, raised = await puller.some()
-                for item in found:
-                    yield item
-                if isinstance(raised, StopIteration):
-                    return
-                if raised is not None:
-                    raise raised
+            if self._asked is None:
+                self._asked = (self._puller or self._begin()).some()
+            # Shielded: an answer that comes too late for a task is there for the next.
+            self._found, self._raised = await shield(self._asked)
+            self._asked = None
         finally:
-            bridge.close()
-            if puller is not None:
-                puller.end()
-            if feed is not None:
-                await feed.close()
-            if run is not None:
-                run.close()
+            self._waited_for = False
+
+    def _end(self) -> None:
+        self._ended = True
+        for part in self._parts:
+            part.close()
+        self._parts.clear()
+        if self._puller is not None:
+            self._puller.end()
+
+    async def aclose(self) -> None:
+        """End it; nothing comes any more."""
+        self._end()
+        self._found.clear()
+        self._raised = None
+        if self._asked is not None and not self._asked.done():
+            self._asked.set_result((deque(), None))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # What is left when the interpreter goes ends with it.
+        if getattr(self, "_parts", None) and not is_finalizing():
+            self._end()
+
+    def __repr__(self) -> str:
+        return f"<AsyncRun of {self._definition!r}>"
 
 
 def _reads_lines(definition: Pipeline) -> bool:

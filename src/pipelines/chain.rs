@@ -1,6 +1,7 @@
 //! Stages in one loop behind one iterator.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::exceptions::{PyException, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -93,6 +94,8 @@ struct Running {
 #[pyclass(frozen, immutable_type, weakref, module = "ferrule._core")]
 pub struct Chain {
     state: Claim<Running>,
+    /// Whether it has been ended while it was being advanced.
+    closing: AtomicBool,
 }
 
 /// A stage as the face names it: kind, name, what happens on errors, and what belongs to it.
@@ -357,8 +360,12 @@ fn go_on<'py>(py: Python<'py>, how: &Total, total: Value<'py>, item: Value<'py>)
 
 impl Running {
     #[inline]
-    fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    fn next<'py>(&mut self, py: Python<'py>, closing: &AtomicBool) -> PyResult<Option<Bound<'py, PyAny>>> {
         loop {
+            if closing.load(Ordering::Relaxed) {
+                self.close(py);
+                return Ok(None);
+            }
             // The innermost of what flat_maps give out comes first.
             let (item, from) = match self.inner.last_mut() {
                 Some((stage, source)) => {
@@ -417,14 +424,53 @@ impl Running {
         let mut number = None;
         // Whether `object` is the value, or `number` alone.
         let mut whole = true;
+        // The item as a number, or the way on for what is none.
+        macro_rules! small {
+            ($place:expr) => {
+                match number.or_else(|| stepping::small_int(&object)) {
+                    Some(value) => value,
+                    None => return self.rest(py, $place, whole, object, number),
+                }
+            };
+        }
         for place in from..self.stages.len() {
             let stage = &mut self.stages[place];
             match &mut stage.kind {
+                Kind::Filter(Function::Native(program)) => {
+                    let value = small!(place);
+                    let said = program.get().quick(value);
+                    if !said.is_known() {
+                        return self.rest(py, place, whole, object, number);
+                    }
+                    stage.count += 1;
+                    if said.value == 0 {
+                        return Ok(None);
+                    }
+                    number = Some(value);
+                }
+                Kind::Map(Function::Native(program)) => {
+                    let value = small!(place);
+                    let made = program.get().quick(value);
+                    if !made.is_int() {
+                        return self.rest(py, place, whole, object, number);
+                    }
+                    stage.count += 1;
+                    (number, whole) = (Some(made.value), false);
+                }
+                Kind::Accumulate(Total::Sum, Some(Kept::Int(total))) => {
+                    let value = small!(place);
+                    let Some(sum) = total.checked_add(value) else {
+                        return self.rest(py, place, whole, object, number);
+                    };
+                    stage.count += 1;
+                    *total = sum;
+                    (number, whole) = (Some(sum), false);
+                }
                 Kind::Filter(Function::Opaque(function)) if whole => {
                     stage.count += 1;
                     let said = call_one(function.bind(py), &object).and_then(|said| said.is_truthy());
                     match said {
-                        Ok(true) => continue,
+                        Ok(true) => {}
                         Ok(false) => return Ok(None),
                         Err(error) => {
                             return self.failed(py, place, error, Some(Value::Object(object))).map(|()| None);
@@ -440,45 +486,8 @@ impl Running {
                         }
                     }
                     number = None;
-                    continue;
                 }
-                Kind::Filter(Function::Native(_))
-                | Kind::Map(Function::Native(_))
-                | Kind::Accumulate(Total::Sum, Some(Kept::Int(_))) => {}
                 _ => return self.rest(py, place, whole, object, number),
-            }
-            if number.is_none() {
-                number = stepping::small_int(&object);
-            }
-            let Some(value) = number else { return self.pass(py, place, Value::Object(object)) };
-            match &mut stage.kind {
-                Kind::Filter(Function::Native(program)) => {
-                    let said = program.get().quick(value);
-                    if !said.is_known() {
-                        return self.rest(py, place, whole, object, number);
-                    }
-                    stage.count += 1;
-                    if said.value == 0 {
-                        return Ok(None);
-                    }
-                }
-                Kind::Map(Function::Native(program)) => {
-                    let made = program.get().quick(value);
-                    if !made.is_int() {
-                        return self.rest(py, place, whole, object, number);
-                    }
-                    stage.count += 1;
-                    (number, whole) = (Some(made.value), false);
-                }
-                Kind::Accumulate(_, Some(Kept::Int(total))) => {
-                    let Some(sum) = total.checked_add(value) else {
-                        return self.rest(py, place, whole, object, number);
-                    };
-                    stage.count += 1;
-                    *total = sum;
-                    (number, whole) = (Some(sum), false);
-                }
-                _ => {}
             }
         }
         match number {
@@ -535,6 +544,16 @@ impl Running {
         item.object(py).map(Some)
     }
 
+    /// Nothing comes any more at all.
+    #[cold]
+    fn close(&mut self, py: Python<'_>) {
+        self.source.end(py);
+        self.ended = Some(self.stages.len());
+        for (_, mut source) in std::mem::take(&mut self.inner) {
+            source.end(py);
+        }
+    }
+
     /// Nothing comes to a stage any more, from it or from those before it.
     fn end(&mut self, py: Python<'_>, place: usize) {
         for (_, source) in self.inner.iter_mut().filter(|(stage, _)| *stage <= place) {
@@ -579,7 +598,8 @@ impl Chain {
         // Who takes nothing must not have the source pulled to find that out.
         let ended = stages.iter().rposition(|stage| matches!(stage.kind, Kind::Take(0))).map(|place| place + 1);
         let source = Source::new(source)?;
-        Ok(Self { state: Claim::new(Running { source, stages, inner: Vec::new(), ended, collect, pulled: 0 }) })
+        let state = Claim::new(Running { source, stages, inner: Vec::new(), ended, collect, pulled: 0 });
+        Ok(Self { state, closing: AtomicBool::new(false) })
     }
 
     fn __iter__(this: Py<Self>) -> Py<Self> {
@@ -620,15 +640,12 @@ impl Chain {
         Ok(())
     }
 
-    /// Ends it: nothing comes any more.
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let mut state = self.state.enter(py, WHAT)?;
-        state.source.end(py);
-        state.ended = Some(state.stages.len());
-        for (_, mut source) in std::mem::take(&mut state.inner) {
-            source.end(py);
+    /// Ends it: nothing comes any more, and who advances it at the moment finds out as soon as the source answers.
+    fn close(&self, py: Python<'_>) {
+        self.closing.store(true, Ordering::Relaxed);
+        if let Some(mut state) = self.state.claim(py) {
+            state.close(py);
         }
-        Ok(())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -657,7 +674,8 @@ impl Stepping for Chain {
     #[inline]
     fn step<'py>(this: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = this.py();
-        this.get().state.enter(py, WHAT)?.next(py)
+        let this = this.get();
+        this.state.enter(py, WHAT)?.next(py, &this.closing)
     }
 }
 

@@ -91,6 +91,22 @@ pub enum Operator {
     Compare(CompareOp),
 }
 
+impl Operator {
+    /// What comes of two numbers, if that is a number that fits, or a truth value.
+    #[inline]
+    fn quick(self, one: i64, other: i64) -> Quick {
+        match self {
+            Self::Add => Quick::int(one.checked_add(other)),
+            Self::Sub => Quick::int(one.checked_sub(other)),
+            Self::Mul => Quick::int(one.checked_mul(other)),
+            Self::FloorDiv if one >= 0 && other > 0 => Quick::int(Some(one / other)),
+            Self::Mod if one >= 0 && other > 0 => Quick::int(Some(one % other)),
+            Self::Compare(how) => Quick { kind: 2, value: i64::from(how.matches(one.cmp(&other))) },
+            _ => Quick::UNKNOWN,
+        }
+    }
+}
+
 enum Node {
     It,
     Constant(Py<PyAny>),
@@ -109,6 +125,9 @@ enum Node {
 #[pyclass(frozen, immutable_type, module = "ferrule._core")]
 pub struct Program {
     node: Node,
+    /// One operation on the item and a number, or (`None`) on the item and itself: most programs are no more, and this one
+    /// is done where it is asked for.
+    flat: Option<(Operator, Option<i64>)>,
 }
 
 fn operator(name: &str) -> Option<Operator> {
@@ -185,16 +204,7 @@ impl Node {
                 if !one.is_int() || !other.is_int() {
                     return Quick::UNKNOWN;
                 }
-                let (one, other) = (one.value, other.value);
-                match operator {
-                    Operator::Add => Quick::int(one.checked_add(other)),
-                    Operator::Sub => Quick::int(one.checked_sub(other)),
-                    Operator::Mul => Quick::int(one.checked_mul(other)),
-                    Operator::FloorDiv if one >= 0 && other > 0 => Quick::int(Some(one / other)),
-                    Operator::Mod if one >= 0 && other > 0 => Quick::int(Some(one % other)),
-                    Operator::Compare(how) => Quick { kind: 2, value: i64::from(how.matches(one.cmp(&other))) },
-                    _ => Quick::UNKNOWN,
-                }
+                operator.quick(one.value, other.value)
             }
             _ => Quick::UNKNOWN,
         }
@@ -385,7 +395,10 @@ impl Program {
     #[inline]
     #[must_use]
     pub fn quick(&self, item: i64) -> Quick {
-        self.node.quick(item)
+        match self.flat {
+            Some((operator, other)) => operator.quick(item, other.unwrap_or(item)),
+            None => self.node.quick(item),
+        }
     }
 
     /// What comes of an item.
@@ -400,7 +413,16 @@ impl Program {
     #[new]
     #[pyo3(signature = (tree, /))]
     fn new(tree: &Bound<'_, PyTuple>) -> PyResult<Self> {
-        Ok(Self { node: Node::read(tree)? })
+        let node = Node::read(tree)?;
+        let flat = match &node {
+            Node::Binary(operator, one, other) => match (&**one, &**other) {
+                (Node::It, Node::It) => Some((*operator, None)),
+                (Node::It, Node::Int(other)) => Some((*operator, Some(*other))),
+                _ => None,
+            },
+            _ => None,
+        };
+        Ok(Self { node, flat })
     }
 
     /// What comes of `item`.
@@ -447,6 +469,24 @@ impl Function {
                 *item = Value::Object(object);
                 made.map(Value::Object)
             }
+        }
+    }
+
+    /// What comes of an item that is an object and stays one.
+    #[inline]
+    pub fn call<'py>(&self, py: Python<'py>, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Native(program) => program.get().evaluate(py, &Value::Object(item.clone()))?.object(py),
+            Self::Opaque(function) => call_one(function.bind(py), item),
+        }
+    }
+
+    /// The same once more.
+    #[must_use]
+    pub fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Native(program) => Self::Native(program.clone_ref(py)),
+            Self::Opaque(function) => Self::Opaque(function.clone_ref(py)),
         }
     }
 
