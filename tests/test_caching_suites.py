@@ -262,7 +262,11 @@ RUN = """
     sys.exit(not result.wasSuccessful() or result.testsRun < 20)
 """
 
+# The newest release whose tests are known here; another one may ask for something else.
+CACHETOOLS = "cachetools<=8.0.1"
+
 NOT_FOR_OUR_MAPPING = {
+    "test_ttl_copy": "with a time to live, too, ours is iterated in the order of use, theirs in that of expiry",
     "test_ttl_datetime": "a timer of ours returns seconds, not datetimes",
     "test_ttl_datetime_overflow": "a timer of ours returns seconds, not datetimes",
 }
@@ -275,7 +279,7 @@ def cachetools_tests(tmp_path_factory):
     pythons = [sys.executable, *filter(None, (shutil.which("python3"), shutil.which("python")))]
     command = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "cachetools", "--dest", str(folder)]
     for python in pythons:
-        done = subprocess.run([python, *command, "cachetools"], capture_output=True, text=True, timeout=90, check=False)
+        done = subprocess.run([python, *command, CACHETOOLS], capture_output=True, text=True, timeout=90, check=False)
         if done.returncode == 0:
             break
     else:
