@@ -215,6 +215,8 @@ def speed_up() -> Figure:
 INTERRUPTED = """
 import os, signal, threading, time
 from ferrule import ThreadPoolExecutor
+# What is started in the background is given Ctrl-C as a signal to ignore.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 began = [0.0]
 def interrupt():
     time.sleep(0.1)

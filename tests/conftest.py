@@ -26,14 +26,14 @@ def python():
 
 @pytest.fixture(scope="session")
 def sdist(tmp_path_factory):
-    """Fetch the newest source distribution of a package, and return the folder that it unpacks to."""
+    """Fetch a source distribution: the newest whose tests are known here, for the next may ask for something else."""
 
-    def fetch(name):
+    def fetch(name, newest):
         folder = tmp_path_factory.mktemp("sdist")
         pythons = [sys.executable, *filter(None, (shutil.which("python3"), shutil.which("python")))]
-        command = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name, "--dest", str(folder), name]
+        command = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name, "--dest", str(folder)]
         for python in pythons:
-            done = subprocess.run([python, *command], capture_output=True, text=True, timeout=90, check=False)
+            done = subprocess.run([python, *command, f"{name}<={newest}"], capture_output=True, text=True, timeout=90, check=False)
             if done.returncode == 0:
                 break
         else:

@@ -135,7 +135,7 @@ NOT_OURS = {
 @pytest.fixture(scope="module")
 def home(sdist, tmp_path_factory):
     """A folder with more-itertools and its tests."""
-    source = sdist("more-itertools")
+    source = sdist("more-itertools", "11.2.1")
     folder = tmp_path_factory.mktemp("more_itertools")
     for name in ("more_itertools", "tests"):
         shutil.copytree(source / name, folder / name)
