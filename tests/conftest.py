@@ -32,8 +32,9 @@ def sdist(tmp_path_factory):
         folder = tmp_path_factory.mktemp("sdist")
         pythons = [sys.executable, *filter(None, (shutil.which("python3"), shutil.which("python")))]
         command = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", name, "--dest", str(folder)]
+        command.append(f"{name}<={newest}")
         for python in pythons:
-            done = subprocess.run([python, *command, f"{name}<={newest}"], capture_output=True, text=True, timeout=90, check=False)
+            done = subprocess.run([python, *command], capture_output=True, text=True, timeout=90, check=False)
             if done.returncode == 0:
                 break
         else:

@@ -704,11 +704,11 @@ class TestErrors:
         assert (done.returncode, done.stdout) == (0, "RecursionError, and then 200\n"), done.stderr
 
 
-# Up to Python 3.11 the collector may come by when an object can be seen by it, and there is nothing in it yet: while its
-# dictionary is made, if that isn't an old one used again.
+# Up to Python 3.11 the collector may come by when an object can be seen by it, and there is nothing in it yet: while
+# its dictionary is made, if that isn't an old one used again.
 COLLECTING = """
-import gc
-import ferrule
+import gc, sys
+import ferrule, ferrule.scheduling
 from ferrule import _core, cached, enforce_types, lazy_property, lru_cache, rate_limited, retry, singleton, timed
 
 def function(x=None):
@@ -734,12 +734,20 @@ makes = [
     lambda: ferrule.CircuitBreaker(),
     lambda: ferrule.CaseInsensitiveDict(a=1),
     lambda: ferrule.PerformanceMonitor(),
+    lambda: ferrule.batched([], 3),
+    lambda: ferrule.lines(sys.executable),
+    lambda: ferrule.Pipeline().map(function),
+    lambda: ferrule.scheduling.Future(),
+    lambda: executor.submit(function),
+    lambda: ferrule.TaskScheduler(),
 ]
+executor = ferrule.ThreadPoolExecutor(1)
 old = [{} for _ in range(200)]
 for make in makes:
     for threshold in range(1, 12):
         gc.set_threshold(threshold, 1000, 1000)
         made = [make() for _ in range(100)]
+executor.shutdown()
 print("made")
 """
 
