@@ -331,7 +331,7 @@ impl Wrapper {
         (T, Self): Into<PyClassInitializer<T>>,
     {
         let base = Self { slot: Slot::of::<T>(), function: function.clone().unbind() };
-        let wrapper = Bound::new(function.py(), (rest, base))?;
+        let wrapper = uncollected(|| Bound::new(function.py(), (rest, base)))?;
         dress(wrapper.as_any(), function)?;
         #[cfg(all(Py_3_14, Py_GIL_DISABLED))]
         share(wrapper.as_any());
@@ -345,11 +345,32 @@ impl Wrapper {
         (T, Self): Into<PyClassInitializer<T>>,
     {
         let base = Self { slot: Slot::of::<T>(), function: function.clone().unbind() };
-        let wrapper = Bound::new(function.py(), (rest, base))?;
+        let wrapper = uncollected(|| Bound::new(function.py(), (rest, base)))?;
         let dress = guarding::interned!(function.py(), "__dict__");
         wrapper.as_any().setattr(dress, function.getattr(dress)?)?;
         Ok(wrapper)
     }
+}
+
+/// Makes an object that has a `__dict__`. Up to Python 3.11 the interpreter makes that dictionary when the object can be
+/// seen by the collector, and is still empty; and making it may run the collector, which would look into the object.
+fn uncollected<R>(make: impl FnOnce() -> R) -> R {
+    #[cfg(not(Py_3_12))]
+    {
+        struct Enable;
+        impl Drop for Enable {
+            fn drop(&mut self) {
+                // SAFETY: the thread is attached, as it was when the collector was disabled.
+                unsafe { ffi::PyGC_Enable() };
+            }
+        }
+        // SAFETY: whoever makes an object is attached; nobody else is until it is made.
+        let was_enabled = unsafe { ffi::PyGC_Disable() } == 1;
+        let _enable = was_enabled.then_some(Enable);
+        make()
+    }
+    #[cfg(Py_3_12)]
+    make()
 }
 
 /// The bound method of a callable and the object that goes in front of its arguments.
@@ -468,7 +489,7 @@ fn dress(wrapper: &Bound<'_, PyAny>, function: &Bound<'_, PyAny>) -> PyResult<()
 
 /// Gives the classes their vectorcall slot and flags. Called once, before any of their instances exists.
 pub fn publish_all(py: Python<'_>) -> PyResult<()> {
-    let sample = Bound::new(py, Wrapper { slot: Slot(unused), function: py.None() })?;
+    let sample = uncollected(|| Bound::new(py, Wrapper { slot: Slot(unused), function: py.None() }))?;
     // The distance is measured on an instance, so no layout of PyO3's is assumed. Subclasses start with their base.
     let offset = ptr::from_ref(&sample.get().slot).addr() - sample.as_ptr().addr();
     publish::<Wrapper>(py, offset);

@@ -704,6 +704,45 @@ class TestErrors:
         assert (done.returncode, done.stdout) == (0, "RecursionError, and then 200\n"), done.stderr
 
 
+# Up to Python 3.11 the collector may come by when an object can be seen by it, and there is nothing in it yet: while
+# its dictionary is made, if that isn't an old one used again.
+COLLECTING = """
+import gc
+import ferrule
+from ferrule import _core, cached, enforce_types, lazy_property, lru_cache, rate_limited, retry, singleton, timed
+
+def function(x=None):
+    return x
+
+class Class:
+    pass
+
+makes = [
+    lambda: _core.Shell(function, function),
+    lambda: _core.Passthrough(function),
+    lambda: timed(function),
+    lambda: retry(function),
+    lambda: retry(function).__get__(function),
+    lambda: cached(function),
+    lambda: lru_cache(function),
+    lambda: rate_limited(5)(function),
+    lambda: enforce_types(function),
+    lambda: lazy_property(function),
+    lambda: ferrule.Cache(3),
+    lambda: ferrule.ResourcePool(object),
+    lambda: ferrule.RateLimiter(5),
+    lambda: ferrule.CircuitBreaker(),
+    lambda: ferrule.CaseInsensitiveDict(a=1),
+    lambda: ferrule.PerformanceMonitor(),
+]
+old = [{} for _ in range(200)]
+for make in makes:
+    for threshold in range(1, 12):
+        gc.set_threshold(threshold, 1000, 1000)
+        made = [make() for _ in range(100)]
+print("made")
+"""
+
 RECURSION = """
 import sys, threading
 from ferrule import CircuitBreaker, PerformanceMonitor, _core, count_calls, rate_limited, retry
@@ -1294,6 +1333,12 @@ class TestLife:
         references = [reference for _ in range(10) for reference in make()]
         gc.collect()
         assert [reference() for reference in references] == [None] * 20
+
+    @pytest.mark.subprocess
+    @pytest.mark.thread_unsafe(reason="starts an interpreter")
+    def test_a_collection_while_one_is_made(self, python):
+        done = python(COLLECTING, timeout=100)
+        assert (done.returncode, done.stdout) == (0, "made\n"), done.stderr
 
     def test_what_is_alive_is_not_collected(self, wrap):
         class Cycle:

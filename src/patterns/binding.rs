@@ -135,8 +135,9 @@ pub fn set_metaclass(class: &Bound<'_, PyType>, metaclass: &Bound<'_, PyType>) -
     change_metaclass(class, metaclass)
 }
 
-/// A property that is computed when it is first asked for; the native half of `ferrule.lazy_property`.
-#[pyclass(subclass, dict, weakref, frozen, immutable_type, module = "ferrule._core")]
+/// A property that is computed when it is first asked for; the native half of `ferrule.lazy_property`, which has the
+/// `__dict__`: see `callable::uncollected`.
+#[pyclass(subclass, weakref, frozen, immutable_type, module = "ferrule._core")]
 pub struct LazyProperty {
     function: Py<PyAny>,
     place: OnceLock<(Py<PyString>, Home)>,
