@@ -681,6 +681,26 @@ class TestOptions:
             assert executor.submit(int).result(LONG) == 0
             assert len(executor._threads) == 1
 
+    def test_without_a_thread_that_watches_there_is_no_task(self, monkeypatch):
+        start = threading.Thread.start
+
+        def refuse(thread):
+            if thread.name.endswith("_watch"):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with ThreadPoolExecutor(1) as executor:
+            limited = executor.options(timeout=LONG)
+            monkeypatch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                limited.submit(pow, 2, 3)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                limited.map(abs, [1])
+            assert executor.submit(pow, 2, 4).result(LONG) == 16
+            monkeypatch.undo()
+            assert limited.submit(pow, 2, 5).result(LONG) == 32
+            assert executor.stats().pending == 0
+
     def test_no_more_threads_are_abandoned_than_there_are_workers(self):
         release = threading.Event()
         with ThreadPoolExecutor(1) as executor:

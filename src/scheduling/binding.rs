@@ -270,6 +270,9 @@ impl Crew {
         terms: &Terms,
     ) -> PyResult<Bound<'py, FutureBase>> {
         let (py, crew) = (this.py(), this.get());
+        if terms.timeout != u64::MAX {
+            Self::post_watchman(this)?;
+        }
         let work = Box::new(Work {
             function: function.clone().unbind(),
             args: args.unbind(),
@@ -422,8 +425,15 @@ impl Crew {
     ) -> PyResult<()> {
         let (py, crew) = (this.py(), this.get());
         crew.leave_slot(py)?;
-        let watched =
-            if work.timeout == u64::MAX { None } else { Some(Self::watch_over(this, seat, future, work.timeout)?) };
+        let limited = work.timeout != u64::MAX;
+        let watched = match limited.then(|| Self::watch_over(this, seat, future, work.timeout)).transpose() {
+            Ok(watched) => watched,
+            Err(error) => {
+                // With nobody to watch over it, it isn't begun.
+                attached(py, |_| drop(work));
+                return FutureBase::finish(future, Err(error.into_value(py).into_any()), tickets).map(drop);
+            }
+        };
         let outcome = perform(py, work);
         if let Some(number) = watched {
             let gone = crew.watch.peek(py, |watch| {
@@ -563,6 +573,18 @@ impl Crew {
 
     // -- watching ------------------------------------------------------------------------------------------------------
 
+    /// Sees to it that there is a thread which watches over deadlines. Whoever submits does that: when the interpreter goes,
+    /// and tasks are still done, no thread can be started any more.
+    fn post_watchman(this: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, crew) = (this.py(), this.get());
+        if crew.watch.peek(py, |watch| std::mem::replace(&mut watch.posted, true)) {
+            return Ok(());
+        }
+        guarding::call(crew.plan.start.bind(py), &[this.as_any(), interned!(py, "watch").as_any()])
+            .inspect_err(|_| crew.watch.peek(py, |watch| watch.posted = false))
+            .map(drop)
+    }
+
     /// Sees to it that a task which has just begun ends in time.
     fn watch_over(
         this: &Bound<'_, Self>,
@@ -571,19 +593,16 @@ impl Crew {
         timeout: u64,
     ) -> PyResult<u64> {
         let (py, crew) = (this.py(), this.get());
+        Self::post_watchman(this)?;
         let deadline = clock::precise().saturating_add(timeout);
-        let (number, post, rouse) = crew.watch.peek(py, |watch| {
+        let (number, rouse) = crew.watch.peek(py, |watch| {
             watch.count += 1;
             let number = watch.count;
             let (future, seat) = (future.clone().unbind(), Arc::clone(seat));
             watch.tasks.push(Watched { number, deadline, timeout, future, seat });
-            let post = !std::mem::replace(&mut watch.posted, true);
-            (number, post, deadline < watch.sleeps_until)
+            (number, deadline < watch.sleeps_until)
         });
-        if post {
-            guarding::call(crew.plan.start.bind(py), &[this.as_any(), interned!(py, "watch").as_any()])
-                .inspect_err(|_| crew.watch.peek(py, |watch| watch.posted = false))?;
-        } else if rouse {
+        if rouse {
             crew.rouse_watchman(py);
         }
         Ok(number)
