@@ -48,7 +48,8 @@ impl<T> Claim<T> {
             self.busy.store(true, Ordering::Relaxed);
             busy
         };
-        (!busy).then_some(Claimed { of: self })
+        // Not `then_some`: a claim that is made and dropped lets go of the other one.
+        (!busy).then(|| Claimed { of: self })
     }
 
     /// The value, or the `ValueError` that a generator raises in this case.

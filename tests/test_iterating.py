@@ -137,6 +137,22 @@ class TestBatches:
         assert found == [(1,)]
         assert "is being advanced already" in str(errors[0])
 
+    def test_who_was_turned_away_opens_no_door(self):
+        """Whoever is told that it's being advanced takes nothing away from who advances it."""
+        refused = []
+
+        def source():
+            for item in range(6):
+                yield item
+                for _ in range(3):
+                    with pytest.raises(ValueError, match="is being advanced already") as caught:
+                        next(batches)
+                    refused.append(caught)
+
+        batches = batched(source(), 4)
+        assert list(batches) == [(0, 1, 2, 3), (4, 5)]
+        assert len(refused) == 18
+
     def test_a_cycle_through_one_is_collected(self):
         class Item:
             pass
