@@ -366,7 +366,8 @@ fn uncollected<R>(make: impl FnOnce() -> R) -> R {
         }
         // SAFETY: whoever makes an object is attached; nobody else is until it is made.
         let was_enabled = unsafe { ffi::PyGC_Disable() } == 1;
-        let _enable = was_enabled.then_some(Enable);
+        // Not `then_some`, which would make one in any case, and drop it.
+        let _enable = was_enabled.then(|| Enable);
         make()
     }
     #[cfg(Py_3_12)]

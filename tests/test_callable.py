@@ -1348,6 +1348,16 @@ class TestLife:
         done = python(COLLECTING, timeout=100)
         assert (done.returncode, done.stdout) == (0, "made\n"), done.stderr
 
+    @pytest.mark.thread_unsafe(reason="disables the collector")
+    @pytest.mark.parametrize("enabled", [False, True])
+    def test_the_collector_stays_as_it_was(self, wrap, enabled):
+        try:
+            (gc.enable if enabled else gc.disable)()
+            wrap(Callable("result"))
+            assert gc.isenabled() is enabled
+        finally:
+            gc.enable()
+
     def test_what_is_alive_is_not_collected(self, wrap):
         class Cycle:
             def __init__(self):
