@@ -716,9 +716,10 @@ class TestAsAProgram:
         assert facts["rows_compared"] > 2_000
 
     @pytest.mark.slow
+    @pytest.mark.timeout(420)
     def test_the_whole_standard_library(self, tmp_path):
         facts = tmp_path / "facts.json"
-        done = demo("--json", facts, timeout=110)
+        done = demo("--json", facts, timeout=400)
         assert (done.returncode, done.stderr) == (0, "")
         facts = json.loads(facts.read_text(encoding="utf-8"))
         assert facts["files"] + len(facts["problems"]) == facts["files_found"] > 500

@@ -459,6 +459,7 @@ class TestSort:
 
 
 class TestNothingIsLost:
+    @pytest.mark.timeout(420)
     @given(
         st.integers(0, 40),
         st.sets(st.integers(0, 40), max_size=4),

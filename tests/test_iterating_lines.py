@@ -477,6 +477,7 @@ PARTS = [b"a", b"b ", b"\n", b"\r", b"\r\n", "é".encode(), "日".encode(), b"\0
 
 
 class TestBoundaries:
+    @pytest.mark.timeout(420)
     @given(
         st.lists(st.sampled_from(PARTS), max_size=30),
         st.lists(st.integers(1, 5), min_size=1, max_size=4),

@@ -420,6 +420,7 @@ class Flaky:
 
 
 class TestNothingIsLost:
+    @pytest.mark.timeout(420)
     @given(
         items=st.lists(st.integers(-5, 5), max_size=25),
         size=st.integers(1, 6),
