@@ -23,28 +23,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 use pyo3::{PyClass, PyTypeInfo, ffi};
 
-use crate::guarding;
-
-/// Calls that may end in a forced unwind: up to Python 3.13 the interpreter ends a daemon thread by `pthread_exit` when
-/// that thread asks for the interpreter lock after the interpreter has gone. `PyO3` declares these functions as unable to
-/// unwind, which would abort the process.
-mod unwinding {
-    use pyo3::ffi::PyObject;
-
-    unsafe extern "C-unwind" {
-        pub(super) fn PyObject_Vectorcall(
-            callable: *mut PyObject,
-            args: *const *mut PyObject,
-            nargsf: usize,
-            kwnames: *mut PyObject,
-        ) -> *mut PyObject;
-        pub(super) fn PyVectorcall_Call(
-            callable: *mut PyObject,
-            tuple: *mut PyObject,
-            dict: *mut PyObject,
-        ) -> *mut PyObject;
-    }
-}
+use crate::guarding::{self, unwinding};
 
 /// A call with a tuple and a dictionary.
 type Ternary =
@@ -292,14 +271,15 @@ unsafe extern "C" fn trampoline<T: Native>(
 
 /// Sets the exception, attached by `PyO3`'s own count, so that what the error holds is released at once.
 #[cold]
-fn raise(error: PyErr) -> *mut ffi::PyObject {
+pub(crate) fn raise(error: PyErr) -> *mut ffi::PyObject {
     // SAFETY: the interpreter has called us on this thread, so it is attached.
     guarding::attached(unsafe { Python::assume_attached() }, |py| error.restore(py));
     ptr::null_mut()
 }
 
+/// A panic of ours as the exception that Python code sees.
 #[cold]
-fn panic_exception(panic: &(dyn Any + Send)) -> PyErr {
+pub(crate) fn panic_exception(panic: &(dyn Any + Send)) -> PyErr {
     let text = panic
         .downcast_ref::<String>()
         .cloned()

@@ -551,28 +551,33 @@ impl Tally {
 /// Calls of which some never return: up to Python 3.13 the interpreter ends a daemon thread by `pthread_exit` when that
 /// thread asks for the interpreter lock after the interpreter has gone, in the middle of Python code that we have called.
 /// `PyO3` declares these functions as unable to unwind, and the process would be aborted.
-mod unwinding {
+pub(crate) mod unwinding {
     use pyo3::ffi::PyObject;
 
     unsafe extern "C-unwind" {
-        pub(super) fn PyObject_Vectorcall(
+        pub(crate) fn PyObject_Vectorcall(
             callable: *mut PyObject,
             args: *const *mut PyObject,
             nargsf: usize,
             kwnames: *mut PyObject,
         ) -> *mut PyObject;
-        pub(super) fn PyObject_VectorcallMethod(
+        pub(crate) fn PyObject_VectorcallMethod(
             name: *mut PyObject,
             args: *const *mut PyObject,
             nargsf: usize,
             kwnames: *mut PyObject,
         ) -> *mut PyObject;
-        pub(super) fn PyIter_Send(
+        pub(crate) fn PyVectorcall_Call(
+            callable: *mut PyObject,
+            tuple: *mut PyObject,
+            dict: *mut PyObject,
+        ) -> *mut PyObject;
+        pub(crate) fn PyIter_Send(
             iterator: *mut PyObject,
             value: *mut PyObject,
             result: *mut *mut PyObject,
         ) -> pyo3::ffi::PySendResult;
-        pub(super) fn Py_DecRef(object: *mut PyObject);
+        pub(crate) fn Py_DecRef(object: *mut PyObject);
     }
 }
 

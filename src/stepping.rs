@@ -5,7 +5,6 @@
 //! vectorcall ([`call_one`]), and are pulled from by a slot of their own ([`Stepping`]).
 #![expect(unsafe_code, reason = "type slots, tuples and lists that are filled in place, numbers looked at in place")]
 
-use std::any::Any;
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,13 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::panic::PanicException;
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyList, PyString, PyTuple};
 use pyo3::{PyClass, ffi};
 
-use crate::guarding::{self, Function, hanging};
+use crate::callable::{panic_exception, raise};
+use crate::guarding::{self, Function, hanging, unwinding};
 
 /// State that one thread at a time works on, Python code and all; who comes meanwhile is turned away, as by a generator.
 pub struct Claim<T> {
@@ -303,7 +302,7 @@ fn tuple_of_list<'py>(list: &Bound<'py, PyList>, start: usize, stop: usize) -> P
     // SAFETY: a new reference, or null with an exception set.
     let tuple = unsafe { Bound::from_owned_ptr_or_err(py, tuple)? };
     if list.len() < start + length {
-        // SAFETY: a tuple; its places are still empty, which is what an emptied one is allowed to be.
+        // The tuple goes with its places empty, which is what a new one's are allowed to be.
         return Ok(list.get_slice(start, stop).to_tuple());
     }
     for index in 0..length {
@@ -388,7 +387,7 @@ pub fn call_one<'py>(function: &Bound<'py, PyAny>, argument: &Bound<'py, PyAny>)
     // The place in front is the callee's to use, which saves a bound method a copy.
     let arguments = [ptr::null_mut(), argument.as_ptr()];
     let nargsf = 1 | ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-    let vectorcall: Function = vectorcall::PyObject_Vectorcall;
+    let vectorcall: Function = unwinding::PyObject_Vectorcall;
     let first = &raw const arguments[1];
     let result = hanging(vectorcall, |vectorcall| {
         // SAFETY: function and argument are alive, and there is a place in front of the one argument.
@@ -396,29 +395,6 @@ pub fn call_one<'py>(function: &Bound<'py, PyAny>, argument: &Bound<'py, PyAny>)
     });
     // SAFETY: a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(function.py(), result) }
-}
-
-/// Calls `function(one, other)`, in a daemon thread even while the interpreter goes.
-#[inline]
-pub fn call_two<'py>(
-    function: &Bound<'py, PyAny>,
-    one: &Bound<'py, PyAny>,
-    other: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
-    guarding::call(function, &[one, other])
-}
-
-mod vectorcall {
-    use pyo3::ffi::PyObject;
-
-    unsafe extern "C-unwind" {
-        pub(super) fn PyObject_Vectorcall(
-            callable: *mut PyObject,
-            args: *const *mut PyObject,
-            nargsf: usize,
-            kwnames: *mut PyObject,
-        ) -> *mut PyObject;
-    }
 }
 
 /// An `int` of the built-in class itself that fits 64 bits.
@@ -568,19 +544,6 @@ unsafe extern "C" fn step<T: Stepping>(iterator: *mut ffi::PyObject) -> *mut ffi
         Ok(Err(error)) => raise(error),
         Err(panic) => raise(panic_exception(panic.as_ref())),
     }
-}
-
-#[cold]
-fn raise(error: PyErr) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter has called us on this thread, so it is attached.
-    guarding::attached(unsafe { Python::assume_attached() }, |py| error.restore(py));
-    ptr::null_mut()
-}
-
-#[cold]
-fn panic_exception(panic: &(dyn Any + Send)) -> PyErr {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    PanicException::new_err(text.unwrap_or("panic from Rust code").to_owned())
 }
 
 /// Puts our function into the slot of a class. Called once, before the class has instances or subclasses.

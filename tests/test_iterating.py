@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ferrule
+from draining import drained
 from ferrule import iterating
 from ferrule.iterating import (
     batched,
@@ -55,18 +56,6 @@ class Failing:
         item = next(self.items)
         self.next += 1
         return item
-
-
-def drained(iterator):
-    """Everything that comes, and the errors on the way."""
-    found, errors = [], []
-    while True:
-        try:
-            found.append(next(iterator))
-        except StopIteration:
-            return found, errors
-        except Exception as error:  # noqa: BLE001
-            errors.append(error)
 
 
 class TestBatches:

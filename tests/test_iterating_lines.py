@@ -12,24 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from draining import drained
 from ferrule.iterating import lines
 
 CASES = 200 if os.environ.get("FERRULE_FEW_CASES") else 10_000
 # Files from this size on are read ahead by threads.
 LARGE = 2 << 20
 BLOCK = 256 << 10
-
-
-def drained(iterator):
-    """Everything that comes, and the errors on the way."""
-    found, errors = [], []
-    while True:
-        try:
-            found.append(next(iterator))
-        except StopIteration:
-            return found, errors
-        except Exception as error:  # noqa: BLE001
-            errors.append(error)
 
 
 def opened(path, *, encoding="utf-8", newline=None, **options):

@@ -15,22 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from draining import drained
 from ferrule import MissingExtra, Pipeline, StageError, it, pipeline
 from ferrule.iterating import MISSING
 
 CASES = 1_000 if os.environ.get("FERRULE_FEW_CASES") else 10_000
-
-
-def drained(iterator):
-    """Everything that comes, and the errors on the way."""
-    found, errors = [], []
-    while True:
-        try:
-            found.append(next(iterator))
-        except StopIteration:
-            return found, errors
-        except Exception as error:  # noqa: BLE001
-            errors.append(error)
 
 
 class InPlace(Executor):

@@ -13,9 +13,10 @@ from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecu
 
 import pytest
 
+from draining import drained
 from ferrule import Pipeline, RateLimiter, Retry, it
 from ferrule import ThreadPoolExecutor as FerruleExecutor
-from test_pipelines import InPlace, drained, halved
+from test_pipelines import InPlace, halved
 
 
 def wait_until(condition, pause=0.01):

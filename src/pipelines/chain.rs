@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use super::expressions::{Function, Operator, Value, binary};
 use crate::guarding;
 use crate::iterating::binding::{add_note, shown};
-use crate::stepping::{self, Claim, Source, Stepping, call_one, call_two, list_of};
+use crate::stepping::{self, Claim, Source, Stepping, call_one, list_of};
 
 /// What becomes of an item on which a stage fails.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -354,7 +354,9 @@ fn go_on<'py>(py: Python<'py>, how: &Total, total: Value<'py>, item: Value<'py>)
             let more = binary(py, Operator::Compare(CompareOp::Gt), item.clone(), total.clone())?.is_true()?;
             Ok(if more { item } else { total })
         }
-        Total::By(function) => call_two(function.bind(py), &total.object(py)?, &item.object(py)?).map(Value::Object),
+        Total::By(function) => {
+            guarding::call(function.bind(py), &[&total.object(py)?, &item.object(py)?]).map(Value::Object)
+        }
     }
 }
 
