@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ferrule._compare.harness import Room, UnavailableError, require
+from ferrule._compare.harness import Room, Row, UnavailableError, require
 from ferrule._compare.iterating import (
     ITEMS,
     SORTABLE,
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
     from ferrule._compare.harness import Factory, Run
 
+# The fastest peers, where they can be had.
+BATCHING = "itertools" if hasattr(itertools, "batched") else "iteration_utilities"
+FLATTENING = "iteration_utilities" if find_spec("iteration_utilities") else "more_itertools"
+
 
 def room(*, quick: bool) -> Room:
     """Describes the rows with the peers in them."""
@@ -48,7 +53,21 @@ def room(*, quick: bool) -> Room:
         peers[f"moving_average_{window}"] = {"bottleneck": partial(bottleneck_mean, window)}
     for kind in ("int", "float", "str"):
         peers[f"sort_{kind}"] = {"numpy": partial(numpy_sort, kind), "polars": partial(polars_sort, kind)}
-    return replace(own, rows=[row.joined_by(peers.get(row.id, {})) for row in own.rows])
+    rows = [row.joined_by(peers.get(row.id, {})) for row in own.rows]
+    fastest = {row.id: (BATCHING, 1.05) for row in rows if row.id.startswith("batched_")}
+    fastest |= {"flatten_deep": (FLATTENING, 0.1), "lines_containing": ("polars", 0.25)}
+    return replace(own, rows=[*rows, *(against(row, *fastest[row.id]) for row in rows if row.id in fastest)])
+
+
+def against(row: Row, peer: str, goal: float) -> Row:
+    """Makes a row of what was promised beside the fastest peer."""
+    return Row(
+        id=f"{row.id}_peer",
+        title=f"{row.title}, against {peer}",
+        baseline=peer,
+        goal=goal,
+        candidates={label: row.candidates[label] for label in (peer, row.ours)},
+    )
 
 
 def batching_peers(source: Callable[[], Any], n: int) -> dict[str, Factory]:

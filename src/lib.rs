@@ -27,6 +27,7 @@ pub mod retrying;
 pub mod scheduling;
 #[cfg(feature = "python")]
 pub mod stepping;
+pub mod surveying;
 pub mod timing;
 #[cfg(feature = "python")]
 pub mod upkeep;

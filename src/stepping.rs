@@ -175,6 +175,31 @@ impl Source {
         Ok(None)
     }
 
+    /// The `int` of 64 bits that comes next of a list, where it stays: for those who compute with it and call nobody.
+    #[expect(clippy::inline_always, reason = "the hot path of every loop, measured")]
+    #[inline(always)]
+    #[must_use]
+    pub fn int_ahead(&self, py: Python<'_>) -> Option<i64> {
+        let Self::List(list, place) = self else { return None };
+        let list = list.bind(py);
+        if cfg!(Py_GIL_DISABLED) || *place >= list.len() {
+            return None;
+        }
+        // SAFETY: the place lies within the list.
+        let item = unsafe { ffi::PyList_GET_ITEM(list.as_ptr(), place.cast_signed()) };
+        // SAFETY: the list holds its item, and with the interpreter lock nobody changes it before this returns.
+        let item = unsafe { Borrowed::from_ptr(py, item) };
+        small_int(&item)
+    }
+
+    /// Goes on behind an item of a list that was looked at by `int_ahead`.
+    #[inline]
+    pub fn skip_one(&mut self) {
+        if let Self::List(_, place) = self {
+            *place += 1;
+        }
+    }
+
     /// Lets go of what there was.
     pub fn end(&mut self, py: Python<'_>) {
         let gone = match std::mem::replace(self, Self::Done) {
@@ -231,6 +256,59 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    /// A tuple or a list of the next `n` items of an iterator. Where there are fewer, because it ends or fails, they are in
+    /// `into`. `None` where the source is a list or a tuple, or `n` is more than anyone should make room for on a promise.
+    #[inline]
+    pub fn batch<'py>(
+        &mut self,
+        py: Python<'py>,
+        n: usize,
+        tuple: bool,
+        into: &mut Vec<Py<PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Self::Iterator(iterator, next) = self else { return Ok(None) };
+        if n > STRIDE {
+            return Ok(None);
+        }
+        let (batch, places) = empty_places(py, n, tuple)?;
+        // The items go where they stay. Nobody sees the places that are still empty, not even through the collector.
+        // SAFETY: a container that the collector knows.
+        unsafe { ffi::PyObject_GC_UnTrack(batch.as_ptr().cast()) };
+        let count = hanging(*next, |next| {
+            let mut count = 0;
+            while count < n {
+                // SAFETY: the iterator is alive, and this is its own type's function.
+                let item = unsafe { next(iterator.as_ptr()) };
+                if item.is_null() {
+                    break;
+                }
+                // SAFETY: one of the `n` places.
+                let place = unsafe { places.add(count) };
+                // SAFETY: it is empty, and takes the reference.
+                unsafe { place.write(item) };
+                count += 1;
+            }
+            count
+        });
+        // SAFETY: the collector was told to forget it above.
+        unsafe { ffi::PyObject_GC_Track(batch.as_ptr().cast()) };
+        if count == n {
+            return Ok(Some(batch));
+        }
+        into.reserve(count);
+        for index in 0..count {
+            // SAFETY: one of the places that have been written to.
+            let place = unsafe { places.add(index) };
+            // SAFETY: the place gives its reference up.
+            let item = unsafe { place.replace(ptr::null_mut()) };
+            // SAFETY: a reference of our own.
+            into.push(unsafe { Bound::from_owned_ptr(py, item) }.unbind());
+        }
+        end_or_error(py)?;
+        self.end(py);
+        Ok(None)
     }
 
     /// Up to `n` items of a list or tuple in one piece; `None` where the source is no such thing.
@@ -339,32 +417,44 @@ fn end_or_error(py: Python<'_>) -> PyResult<()> {
 
 /// A list of the items, which it takes over; the vector keeps its room.
 pub fn list_of<'py>(py: Python<'py>, items: &mut Vec<Py<PyAny>>) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: the thread is attached.
-    let list = unsafe { ffi::PyList_New(items.len().cast_signed()) };
-    // SAFETY: a new reference, or null with an exception set.
-    let list = unsafe { Bound::from_owned_ptr_or_err(py, list)? };
-    if !items.is_empty() {
-        // SAFETY: a new list of that many places, which nobody else knows.
-        let places = unsafe { (*list.as_ptr().cast::<ffi::PyListObject>()).ob_item };
-        // SAFETY: there are as many places as items.
-        unsafe { moved(items, places) };
-    }
-    Ok(list)
+    container_of(py, items, false)
 }
 
 /// A tuple of the items, which it takes over; the vector keeps its room.
 pub fn tuple_of<'py>(py: Python<'py>, items: &mut Vec<Py<PyAny>>) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: the thread is attached.
-    let tuple = unsafe { ffi::PyTuple_New(items.len().cast_signed()) };
-    // SAFETY: a new reference, or null with an exception set.
-    let tuple = unsafe { Bound::from_owned_ptr_or_err(py, tuple)? };
+    container_of(py, items, true)
+}
+
+fn container_of<'py>(py: Python<'py>, items: &mut Vec<Py<PyAny>>, tuple: bool) -> PyResult<Bound<'py, PyAny>> {
+    let (container, places) = empty_places(py, items.len(), tuple)?;
     if !items.is_empty() {
-        // SAFETY: a new tuple of that many places, which nobody else knows; of the one empty tuple nothing is asked.
-        let places = unsafe { (&raw mut (*tuple.as_ptr().cast::<ffi::PyTupleObject>()).ob_item).cast() };
         // SAFETY: there are as many places as items.
         unsafe { moved(items, places) };
     }
-    Ok(tuple)
+    Ok(container)
+}
+
+/// A new tuple or list of `n` empty places, and where these are. The one empty tuple has none.
+#[inline]
+fn empty_places(py: Python<'_>, n: usize, tuple: bool) -> PyResult<(Bound<'_, PyAny>, *mut *mut ffi::PyObject)> {
+    let size = n.cast_signed();
+    let new = if tuple {
+        // SAFETY: the thread is attached.
+        unsafe { ffi::PyTuple_New(size) }
+    } else {
+        // SAFETY: the thread is attached.
+        unsafe { ffi::PyList_New(size) }
+    };
+    // SAFETY: a new reference, or null with an exception set.
+    let new = unsafe { Bound::from_owned_ptr_or_err(py, new)? };
+    let places = if tuple {
+        // SAFETY: a tuple, whose items lie in it; nothing is read.
+        unsafe { (&raw mut (*new.as_ptr().cast::<ffi::PyTupleObject>()).ob_item).cast() }
+    } else {
+        // SAFETY: a new list, which nobody else knows.
+        unsafe { (*new.as_ptr().cast::<ffi::PyListObject>()).ob_item }
+    };
+    Ok((new, places))
 }
 
 /// Moves the items, references and all; the vector keeps its room.
@@ -414,6 +504,15 @@ pub fn small_int(object: &Bound<'_, PyAny>) -> Option<i64> {
     (overflow == 0).then_some(value)
 }
 
+/// An `int`.
+#[inline]
+pub fn int_of(py: Python<'_>, value: i64) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: the thread is attached.
+    let object = unsafe { ffi::PyLong_FromLongLong(value) };
+    // SAFETY: a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, object) }
+}
+
 /// The value of an `int` of one digit, read in place as `PyUnstable_Long_CompactValue` does where C code inlines it: a call
 /// costs as much as what is done with the number. Only for the interpreters whose headers say so.
 #[inline]
@@ -447,7 +546,7 @@ pub fn plain_float(object: &Bound<'_, PyAny>) -> Option<f64> {
     object.cast_exact::<PyFloat>().ok().map(PyFloatMethods::value)
 }
 
-/// Whether it is of the very classes `str`, `int`, `float` or `bytes`, or `None`.
+/// Whether it is of the very classes `int`, `str`, `float` or `bool`, or `None`: what most items are that have none in them.
 #[inline]
 #[must_use]
 pub fn is_plain_leaf(object: &Bound<'_, PyAny>) -> bool {
@@ -526,19 +625,32 @@ pub fn duplicate(descriptor: i32) -> std::io::Result<std::fs::File> {
 pub trait Stepping: PyClass<Frozen = True> + Sync {
     /// The next item, or the end.
     fn step<'py>(this: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>>;
+
+    /// The next item, where it is had in a few instructions that call nobody and can't panic; `None`: `step` is to be asked.
+    #[inline]
+    #[must_use]
+    fn at_once<'py>(_this: &Bound<'py, Self>) -> Option<PyResult<Bound<'py, PyAny>>> {
+        None
+    }
 }
 
 unsafe extern "C" fn step<T: Stepping>(iterator: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: the interpreter calls this, on a thread that is attached.
-        let py = unsafe { Python::assume_attached() };
-        // SAFETY: the caller holds a reference to the iterator for as long as the call lasts.
-        let iterator = unsafe { Borrowed::from_ptr(py, iterator) };
-        // SAFETY: only instances of `T` have this function in their class's slot.
-        let this = unsafe { iterator.cast_unchecked::<T>() };
-        T::step(&this)
-    }));
-    match outcome {
+    // SAFETY: the interpreter calls this, on a thread that is attached.
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: the caller holds a reference to the iterator for as long as the call lasts.
+    let iterator = unsafe { Borrowed::from_ptr(py, iterator) };
+    // SAFETY: only instances of `T` have this function in their class's slot.
+    let this = unsafe { iterator.cast_unchecked::<T>() };
+    match T::at_once(&this) {
+        Some(Ok(item)) => item.into_ptr(),
+        Some(Err(error)) => raise(error),
+        None => slowly::<T>(&this),
+    }
+}
+
+#[inline(never)]
+fn slowly<T: Stepping>(this: &Bound<'_, T>) -> *mut ffi::PyObject {
+    match catch_unwind(AssertUnwindSafe(|| T::step(this))) {
         Ok(Ok(Some(item))) => item.into_ptr(),
         Ok(Ok(None)) => ptr::null_mut(),
         Ok(Err(error)) => raise(error),

@@ -100,6 +100,34 @@ class TestBatches:
         assert [item for batch in found for item in batch] == list(range(8))
         assert [type(error) for error in errors] == [KeyError]
 
+    @pytest.mark.parametrize("n", [3, 4_096, 5_000])
+    @pytest.mark.parametrize("make", [batched, chunked])
+    def test_what_stops_in_a_batch_leaves_its_items_to_the_next(self, make, n):
+        source = Failing(n + 2, [2])
+        batches = make(source, n)
+        assert [list(batch) for batch in itertools.islice(batches, 1)] == [[0, 1]]
+        with pytest.raises(KeyError):
+            next(batches)
+        assert [len(batch) for batch in batches] == [n]
+
+    @pytest.mark.thread_unsafe(reason="looks at all objects of the process")
+    def test_a_batch_is_seen_by_nobody_before_it_is_full(self):
+        n = 1_913
+        seen = []
+
+        def source():
+            for item in range(2 * n):
+                if item in (5, n - 1, n + 5):
+                    seen.extend(
+                        type(held) for held in gc.get_objects() if type(held) in (tuple, list) and len(held) == n
+                    )
+                yield item
+
+        assert [len(batch) for batch in batched(source(), n)] == [n, n]
+        assert seen == [tuple]
+        assert [len(batch) for batch in chunked(source(), n)] == [n, n]
+        assert seen == [tuple, list]
+
     def test_a_list_may_grow_and_shrink_meanwhile(self):
         items = [1, 2, 3]
         batches = chunked(items, 2)

@@ -225,6 +225,44 @@ class TestLines:
 
         assert asyncio.run(count()) == ["line"] * 50_000 + ["end"]
 
+    def test_async_for_goes_the_slow_way_too(self):
+        async def found(source):
+            return [line async for line in source]
+
+        text = "é\n" * 1_000
+        assert asyncio.run(found(lines(io.StringIO(text)))) == ["é"] * 1_000
+        assert asyncio.run(found(lines(io.BytesIO(text.encode("latin-1")), encoding="latin-1"))) == ["é"] * 1_000
+        with pytest.raises(UnicodeDecodeError) as raised:
+            asyncio.run(found(lines(io.BytesIO(b"a\n\xff\n"))))
+        assert raised.value.__notes__[0].startswith("in line 2 of")
+
+    @pytest.mark.subprocess
+    def test_a_loop_does_not_wait_for_a_pipe_that_stays_silent(self, python, tmp_path):
+        done = python(
+            """
+            import asyncio, os, sys
+            from ferrule import lines
+            os.mkfifo(sys.argv[1])
+            keep = os.open(sys.argv[1], os.O_RDWR)
+            os.write(keep, b"first\\nsec")
+            found = []
+            async def read():
+                async for line in lines(sys.argv[1]):
+                    found.append(line)
+            async def main():
+                task = asyncio.ensure_future(read())
+                while not found:
+                    await asyncio.sleep(0.01)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                return task.cancelled()
+            print(asyncio.run(main()), found)
+            """,
+            tmp_path / "fifo",
+        )
+        assert done.stdout == "True ['first']\n", done.stderr
+        assert done.stderr == ""
+
     @pytest.mark.subprocess
     def test_standard_input_and_ctrl_c_in_a_read_that_blocks(self, python, tmp_path):
         done = python(

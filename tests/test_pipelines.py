@@ -1,6 +1,7 @@
 """Pipelines: what goes in comes out or is named, nothing hangs, and runs go on where others stopped."""
 
 import copy
+import gzip
 import io
 import itertools
 import operator
@@ -10,6 +11,7 @@ import sys
 import threading
 from concurrent.futures import Executor, Future
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -358,6 +360,86 @@ class TestErrors:
         assert (found, len(errors)) == ([[1, 2]], 1)
 
 
+class TestNumbersInTheLoop:
+    """`int`s that fit are kept as the processor has them; nobody may be able to tell."""
+
+    PIPELINES: ClassVar = {
+        "filter, square, running sum": (
+            Pipeline().filter(it > 0).map(it * it).accumulate(),
+            lambda items: itertools.accumulate(item * item for item in items if item > 0),
+        ),
+        "every comparison": (
+            Pipeline().filter(it >= -5).filter(it <= 5).filter(it != 3).filter(it < 5).filter(~(it == 1)),
+            lambda items: (item for item in items if -5 <= item < 5 and item not in {1, 3}),
+        ),
+        "a difference, a sum and a tree": (
+            Pipeline().map(it - 3).map(it + 2**62).map(it * 2 - it).accumulate(max),
+            lambda items: itertools.accumulate((item - 3 + 2**62 for item in items), max),
+        ),
+        "remainders, with a stage of Python's behind them": (
+            Pipeline().filter(it % 3).map(it // 2).map(lambda item: item + 1).map(it * 3).accumulate(),
+            lambda items: itertools.accumulate((item // 2 + 1) * 3 for item in items if item % 3),
+        ),
+        "a running sum alone, from a number on": (
+            Pipeline().accumulate(initial=2**63 - 4),
+            lambda items: list(itertools.accumulate(items, initial=2**63 - 4))[1:],
+        ),
+    }
+    NUMBERS = st.one_of(
+        st.integers(-9, 9),
+        st.sampled_from([2**30, -(2**30), 2**31, 2**62, 2**63 - 1, -(2**63), 2**63, 2**200]),
+        st.booleans(),
+        st.floats(-8, 8).map(lambda number: round(number * 4) / 4),
+    )
+
+    @given(items=st.lists(NUMBERS, max_size=20), name=st.sampled_from(sorted(PIPELINES)), listed=st.booleans())
+    @settings(max_examples=CASES // 5, deadline=None)
+    def test_what_comes_out_is_python_s(self, items, name, listed):
+        stages, plainly = self.PIPELINES[name]
+        found = list(stages.run(items if listed else iter(items)))
+        expected = list(plainly(items))
+        assert found == expected
+        assert [type(item) for item in found] == [type(item) for item in expected]
+
+    @given(
+        items=st.lists(NUMBERS, min_size=1, max_size=12),
+        stop=st.integers(0, 12),
+        name=st.sampled_from(sorted(PIPELINES)),
+    )
+    @settings(max_examples=CASES // 20, deadline=None)
+    def test_another_run_goes_on_where_one_stopped(self, items, stop, name):
+        stages, _ = self.PIPELINES[name]
+        run = stages.run(items)
+        found = list(itertools.islice(run, stop))
+        state = pickle.loads(pickle.dumps(run.state()))
+        assert found + list(stages.run(items, resume=state)) == list(stages.run(items))
+
+    @pytest.mark.parametrize("listed", [True, False])
+    def test_errors_name_the_number_that_came_in(self, listed):
+        stages = Pipeline().filter(it > 0).map(it * 2, name="double").accumulate(name="sum").map(it + 1, name="last")
+        items = [1, -1, 2, "three", 4, 2**62, None, 5]
+        run = stages.run(items if listed else iter(items), on_error="collect")
+        assert list(run) == [3, 7, 15, 2**63 + 15, 2**63 + 25]
+        assert [(error.stage, error.index, error.item) for error in run.errors] == [
+            ("(it > 0)", 3, "three"),
+            ("(it > 0)", 6, None),
+        ]
+        assert [count for count, _ in run.state()["segments"][0]] == [8, 5, 5, 5]
+
+    def test_an_item_that_only_passes_is_the_same_object(self):
+        items = [10**6 + number for number in range(5)]
+        found = list(Pipeline().filter(it > 10**6).filter(it < 10**6 + 4).run(items))
+        assert list(map(id, found)) == list(map(id, items[1:4]))
+
+    def test_a_list_that_changes_meanwhile_is_looked_at_when_it_is_asked(self):
+        items = [1, 2, 3, 4]
+        run = iter(Pipeline().map(it * 10).accumulate().run(items))
+        assert [next(run), next(run)] == [10, 30]
+        items[2:] = [7]
+        items.append(0.5)
+        assert list(run) == [100, 105.0]
+
+
 class TestState:
     PIPELINES = (
         Pipeline().map(it + 1).batch(3),
@@ -396,6 +478,14 @@ class TestState:
         state = run.state()
         run.close()
         assert found + list(stages.run(path, resume=pickle.loads(pickle.dumps(state)))) == whole
+
+    def test_packed_files_go_on_by_place(self, tmp_path):
+        path = tmp_path / "log.gz"
+        path.write_bytes(gzip.compress("".join(f"{number} é\n" for number in range(5_000)).encode()))
+        stages = Pipeline().lines().split_field(0).filter(it.method("endswith", "7"))
+        run = stages.run(path)
+        found = [next(run) for _ in range(123)]
+        assert found + list(stages.run(path, resume=run.state())) == [str(n) for n in range(5_000) if n % 10 == 7]
 
     def test_what_has_no_state_says_so(self):
         with pytest.raises(TypeError, match="the state of stage reversed_ can't be told"):

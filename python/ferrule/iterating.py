@@ -511,7 +511,7 @@ def lines(
 
     UTF-8 is read in blocks and cut into lines without the interpreter lock; what `containing`, `matching` and
     `split_field` ask is decided on the bytes wherever bytes can tell, and a `str` is made only of what is chosen. Of a
-    large file, threads read and look over some hundred kilobytes ahead of what is taken.
+    large file, threads read and look over some hundred kilobytes ahead of what is taken, unless `containing` comes first.
     Other encodings and text files go through the standard library's own text layer.
 
     Args:
@@ -736,14 +736,24 @@ class Lines:
     async def __aiter__(self) -> AsyncIterator[str]:
         from asyncio import get_running_loop
 
+        from ferrule._bridging import Puller
+
         reader = self.made()
-        loop = get_running_loop()
-        read = reader.block if isinstance(reader, _core.LineReader) else lambda: next(chunked(reader, 256), None)
+        blocks = iter(reader.block, None) if isinstance(reader, _core.LineReader) else chunked(reader, 256)
+        # A thread of its own, and no executor's: the loop's end would wait for one that waits for a pipe.
+        puller = Puller(blocks, get_running_loop(), 1)
         try:
-            while (block := await loop.run_in_executor(None, read)) is not None:
-                for line in block:
-                    yield line
+            while True:
+                found, raised = await puller.some()
+                for block in found:
+                    for line in block:
+                        yield line
+                if isinstance(raised, StopIteration):
+                    return
+                if raised is not None:
+                    raise raised
         finally:
+            puller.end()
             self.close()
 
     def position(self) -> tuple[int, int]:

@@ -25,10 +25,6 @@ pub fn shown(object: &Bound<'_, PyAny>) -> String {
     if text.chars().count() <= 200 { text } else { text.chars().take(197).chain("...".chars()).collect() }
 }
 
-fn is_exception(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<PyException>(py)
-}
-
 // ---- batches ----------------------------------------------------------------------------------------------------------
 
 struct Batching {
@@ -99,11 +95,19 @@ impl Batching {
             }
             return if self.strict { Err(self.incomplete(&piece)) } else { Ok(Some(piece)) };
         }
-        let outcome = self.source.gather(py, self.n, &mut self.items);
+        let Self { source, n, tuples, items, .. } = self;
+        // What a failure left over is the beginning of the next batch.
+        let whole = if items.is_empty() { source.batch(py, *n, *tuples, items) } else { Ok(None) };
+        let outcome = match whole {
+            Ok(Some(batch)) => return Ok(Some(batch)),
+            // A source that has ended by now gives nothing more here.
+            Ok(None) => source.gather(py, *n, items),
+            Err(error) => Err(error),
+        };
         if let Err(error) = outcome {
             // Only a program's own exceptions wait: Ctrl-C and its like are heard at once, and what has been pulled is
             // given out when the iterator is asked again.
-            if self.items.is_empty() || self.strict || !is_exception(py, &error) {
+            if self.items.is_empty() || self.strict || !error.is_instance_of::<PyException>(py) {
                 return Err(error);
             }
             self.pending = Some(error);
@@ -256,7 +260,7 @@ impl Weighing {
                             self.items.push(item.unbind());
                         }
                         Err(error) => {
-                            if self.items.is_empty() || !is_exception(py, &error) {
+                            if self.items.is_empty() || !error.is_instance_of::<PyException>(py) {
                                 return Err(error);
                             }
                             self.pending = Some(error);
@@ -266,7 +270,7 @@ impl Weighing {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    if self.items.is_empty() || !is_exception(py, &error) {
+                    if self.items.is_empty() || !error.is_instance_of::<PyException>(py) {
                         return Err(error);
                     }
                     self.pending = Some(error);

@@ -2,10 +2,11 @@
 
 use std::ffi::CString;
 
+use memchr::memchr2;
 use memchr::memmem::Finder;
-use memchr::{memchr_iter, memchr2};
 
-use super::ends::{Ends, count_lines, end_of_line, start_of_line, survey};
+use super::ends::{Ends, count_lines, end_of_line, start_of_line};
+use crate::surveying::{survey, survey_lines};
 
 /// No line may be longer: places in a block are kept in 32 bits.
 const LONGEST: usize = (u32::MAX as usize) - (1 << 20);
@@ -97,8 +98,19 @@ impl Plan {
     /// Looks at the lines of `buffer` from `from` to `cut`, where one ends, up to the first one that something is wrong with.
     pub fn look(&self, buffer: &[u8], from: usize, cut: usize, found: &mut Found) {
         let Self { ends, steps, .. } = self;
-        let survey = survey(&buffer[from..cut]);
         found.chosen.clear();
+        let fresh = &buffer[from..cut];
+        // Where nothing is asked of lines, they are what lies between line ends, if it turns out that these are all the same.
+        let plain = steps.is_empty() && self.max_line.is_none() && matches!(ends, Ends::Universal | Ends::Lf);
+        let mut start = from;
+        let survey = if plain {
+            survey_lines(fresh, |end| {
+                found.chosen.push(Chosen::whole(start, from + end));
+                start = from + end + 1;
+            })
+        } else {
+            survey(fresh)
+        };
         found.ascii = survey.ascii;
         found.from = from;
         found.until = cut;
@@ -107,7 +119,7 @@ impl Plan {
         let mut until = cut;
         let mut valid = true;
         if !survey.ascii
-            && let Err(error) = std::str::from_utf8(&buffer[from..cut])
+            && let Err(error) = std::str::from_utf8(fresh)
         {
             valid = false;
             if self.errors.is_none() {
@@ -146,18 +158,17 @@ impl Plan {
                     count_lines(&region[from..], ends)
                 };
             }
-            None if self.max_line.is_none() && valid && ends == Ends::Lf => {
-                let mut start = from;
-                for end in memchr_iter(b'\n', &region[from..]) {
-                    found.chosen.push(Chosen::whole(start, from + end));
-                    start = from + end + 1;
-                }
-                if start < until {
-                    found.chosen.push(Chosen::whole(start, until));
+            None if plain && ends == Ends::Lf => {
+                if until < cut {
+                    let kept = found.chosen.partition_point(|line| (line.start as usize) < until);
+                    found.chosen.truncate(kept);
+                } else if start < cut {
+                    found.chosen.push(Chosen::whole(start, cut));
                 }
                 found.lines = found.chosen.len() as u64;
             }
             _ => {
+                found.chosen.clear();
                 let mut place = from;
                 let mut number = 0;
                 let longest = self.longest();

@@ -100,66 +100,9 @@ pub fn last_end(bytes: &[u8], ends: Ends) -> Option<usize> {
     end.map(|end| end + 1)
 }
 
-/// What a first look at many bytes tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Survey {
-    /// Whether all of them are ASCII.
-    pub ascii: bool,
-    /// Whether there is a `\r` among them.
-    pub has_cr: bool,
-    /// How many `\n` there are.
-    pub newlines: u64,
-}
-
-/// Looks at each byte once: three questions, one pass, in steps as wide as the processor's.
-#[must_use]
-pub fn survey(bytes: &[u8]) -> Survey {
-    const LANES: usize = 32;
-    let (mut high, mut has_cr, mut newlines) = (0_u8, 0_u8, 0_u64);
-    // A lane counts in a byte.
-    for piece in bytes.chunks(255 * LANES) {
-        let (mut highs, mut crs, mut counts) = ([0_u8; LANES], [0_u8; LANES], [0_u8; LANES]);
-        let (groups, rest) = piece.as_chunks::<LANES>();
-        for group in groups {
-            for (lane, &byte) in group.iter().enumerate() {
-                highs[lane] |= byte;
-                crs[lane] |= u8::from(byte == b'\r');
-                counts[lane] += u8::from(byte == b'\n');
-            }
-        }
-        for &byte in rest {
-            high |= byte;
-            has_cr |= u8::from(byte == b'\r');
-            newlines += u64::from(byte == b'\n');
-        }
-        high |= highs.iter().fold(0, |all, lane| all | lane);
-        has_cr |= crs.iter().fold(0, |all, lane| all | lane);
-        newlines += counts.iter().map(|&count| u64::from(count)).sum::<u64>();
-    }
-    Survey { ascii: high < 128, has_cr: has_cr != 0, newlines }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_survey_tells_what_a_plain_look_tells() {
-        for length in [0, 1, 31, 32, 33, 255 * 32, 255 * 32 + 1, 70_000] {
-            for (odd, newlines) in [(b'a', 0), (b'\n', 1), (b'\r', 0), (0xe9, 0)] {
-                let mut bytes = vec![b'x'; length];
-                for place in [0, length / 2, length.saturating_sub(1)] {
-                    if let Some(byte) = bytes.get_mut(place) {
-                        *byte = odd;
-                        let found = survey(&bytes);
-                        assert_eq!(found, Survey { ascii: odd < 128, has_cr: odd == b'\r', newlines });
-                        bytes[place] = b'x';
-                    }
-                }
-            }
-        }
-        assert_eq!(survey(&vec![b'\n'; 100_000]).newlines, 100_000);
-    }
 
     #[test]
     fn the_last_end_is_one_that_is_certain() {

@@ -89,6 +89,16 @@ impl Scanner {
         Some((bytes, self.block.found.ascii, chosen.steps as usize))
     }
 
+    /// The next chosen line of the block, if it is ASCII and has taken as many steps as there are.
+    #[inline]
+    pub fn give_ready(&mut self, steps: usize) -> Option<&[u8]> {
+        let found = &self.block.found;
+        let chosen = found.chosen.get(self.given).filter(|chosen| found.ascii && chosen.steps as usize == steps)?;
+        let bytes = self.block.buffer.get(chosen.start as usize..chosen.end as usize)?;
+        self.given += 1;
+        Some(bytes)
+    }
+
     /// How many chosen lines of the block are still to come.
     #[must_use]
     pub fn ready(&self) -> usize {

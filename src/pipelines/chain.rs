@@ -8,7 +8,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::expressions::{Function, Operator, Value, binary};
+use super::expressions::{Function, Operator, Program, Value, binary};
 use crate::guarding;
 use crate::iterating::binding::{add_note, shown};
 use crate::stepping::{self, Claim, Source, Stepping, call_one, list_of};
@@ -78,9 +78,145 @@ struct Stage {
     count: u64,
 }
 
+/// What a stage does with an `int`, in the fewest words.
+#[derive(Clone, Copy)]
+enum Deed {
+    Add,
+    Sub,
+    Mul,
+    /// A comparison: whether less, equal and greater stay, in three bits.
+    Compare(u8),
+    /// The stage's program says what comes of it.
+    Map,
+    /// The stage's program says whether it stays.
+    Filter,
+    Sum,
+    /// Nothing: the stage itself has to look.
+    Ask,
+}
+
+/// A stage of those at the beginning that compute with `int`s: what it does, and what it has in the loop's own hands, beside
+/// one another. The stages themselves are told by [`Running::settle`].
+struct Quick {
+    deed: Deed,
+    /// What it is done with, where that isn't the item itself.
+    with: Option<i64>,
+    /// The total, as far as there is one.
+    total: i64,
+    /// How many items have come in that the stage hasn't been told of.
+    count: u64,
+}
+
+impl Quick {
+    fn of(stage: &Stage) -> Option<Self> {
+        use std::cmp::Ordering::{Equal, Greater, Less};
+
+        let flat = |program: &Py<Program>| program.get().flat();
+        let (deed, with) = match &stage.kind {
+            Kind::Map(Function::Native(program)) => match flat(program) {
+                Some((Operator::Add, with)) => (Deed::Add, with),
+                Some((Operator::Sub, with)) => (Deed::Sub, with),
+                Some((Operator::Mul, with)) => (Deed::Mul, with),
+                _ => (Deed::Map, None),
+            },
+            Kind::Filter(Function::Native(program)) => match flat(program) {
+                Some((Operator::Compare(how), with)) => {
+                    let bit = |bit: u8, ordering| u8::from(how.matches(ordering)) << bit;
+                    let kept = bit(0, Less) | bit(1, Equal) | bit(2, Greater);
+                    (Deed::Compare(kept), with)
+                }
+                _ => (Deed::Filter, None),
+            },
+            Kind::Accumulate(Total::Sum, _) => (Deed::Ask, None),
+            _ => return None,
+        };
+        let mut made = Self { deed, with, total: 0, count: 0 };
+        made.look(stage);
+        Some(made)
+    }
+
+    /// Takes over the total.
+    fn look(&mut self, stage: &Stage) {
+        if let Kind::Accumulate(Total::Sum, total) = &stage.kind {
+            (self.deed, self.total) = match total {
+                Some(Kept::Int(total)) => (Deed::Sum, *total),
+                _ => (Deed::Ask, 0),
+            };
+        }
+    }
+
+    /// Gives the total and the count back.
+    fn tell(&mut self, stage: &mut Stage) {
+        stage.count += std::mem::take(&mut self.count);
+        if let (Deed::Sum, Kind::Accumulate(_, total)) = (self.deed, &mut stage.kind) {
+            *total = Some(Kept::Int(self.total));
+        }
+    }
+}
+
+/// Where an item is that a stage doesn't let through.
+const DROPPED: usize = usize::MAX;
+
+/// Takes an `int` through the quick stages: the place of the first one that can't go on with it (the number of all of them,
+/// where there is none), and what it has become; both in registers.
+#[expect(clippy::inline_always, reason = "the hot path of every loop, measured")]
+#[inline(always)]
+fn quickly(quick: &mut [Quick], stages: &[Stage], item: i64) -> (usize, i64) {
+    let mut value = item;
+    for (place, (quick, stage)) in quick.iter_mut().zip(stages).enumerate() {
+        let other = quick.with.unwrap_or(value);
+        let made = match quick.deed {
+            Deed::Add => value.checked_add(other),
+            Deed::Sub => value.checked_sub(other),
+            Deed::Mul => value.checked_mul(other),
+            Deed::Sum => {
+                let sum = value.checked_add(quick.total);
+                quick.total = sum.unwrap_or(quick.total);
+                sum
+            }
+            Deed::Compare(kept) => {
+                let order = 1 + value.cmp(&other) as i8;
+                if kept >> order & 1 == 0 {
+                    quick.count += 1;
+                    return (DROPPED, 0);
+                }
+                Some(value)
+            }
+            Deed::Map | Deed::Filter => match &stage.kind {
+                Kind::Map(Function::Native(program)) => {
+                    let made = program.get().quick(value);
+                    made.is_int().then_some(made.value)
+                }
+                Kind::Filter(Function::Native(program)) => {
+                    let said = program.get().quick(value);
+                    if said.is_known() && said.value == 0 {
+                        quick.count += 1;
+                        return (DROPPED, 0);
+                    }
+                    said.is_known().then_some(value)
+                }
+                _ => None,
+            },
+            Deed::Ask => None,
+        };
+        let Some(made) = made else { return (place, value) };
+        quick.count += 1;
+        value = made;
+    }
+    (quick.len(), value)
+}
+
 struct Running {
     source: Source,
     stages: Vec<Stage>,
+    /// The first of the stages once more, those that compute with `int`s.
+    quick: Vec<Quick>,
+    /// How many of these leave the item as it is, before one makes another of it.
+    keeping: usize,
+    /// Whether there are stages, and all of them are among these.
+    all_quick: bool,
+    /// Where the item is that comes next of the source, if it has been begun: the place of a stage, and what it has become.
+    held: Option<(usize, i64)>,
     /// What a `flat_map` is giving out, and where it goes on.
     inner: Vec<(usize, Source)>,
     /// Stages up to here get nothing any more: what they have kept is flushed.
@@ -361,8 +497,13 @@ fn go_on<'py>(py: Python<'py>, how: &Total, total: Value<'py>, item: Value<'py>)
 }
 
 impl Running {
-    #[inline]
+    #[inline(never)]
     fn next<'py>(&mut self, py: Python<'py>, closing: &AtomicBool) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if let Some((place, made)) = self.held.take()
+            && let Some(made) = self.go_on_with(py, place, made)?
+        {
+            return Ok(Some(made));
+        }
         loop {
             if closing.load(Ordering::Relaxed) {
                 self.close(py);
@@ -426,6 +567,18 @@ impl Running {
         let mut number = None;
         // Whether `object` is the value, or `number` alone.
         let mut whole = true;
+        let mut from = from;
+        if from == 0 && !self.quick.is_empty() {
+            let Some(value) = stepping::small_int(&object) else { return self.rest(py, 0, true, object, None) };
+            let (place, made) = quickly(&mut self.quick, &self.stages, value);
+            if place == DROPPED {
+                return Ok(None);
+            }
+            (from, number, whole) = (place, Some(made), place <= self.keeping);
+            if place < self.quick.len() {
+                return self.rest(py, place, whole, object, number);
+            }
+        }
         // The item as a number, or the way on for what is none.
         macro_rules! small {
             ($place:expr) => {
@@ -498,6 +651,48 @@ impl Running {
         }
     }
 
+    /// Takes the next items of a list through the stages, where these do nothing but compute with `int`s: what comes of the
+    /// first one that they let through. `None` where there is none, or the general way has to go on.
+    #[expect(clippy::inline_always, reason = "the hot path of every loop, measured")]
+    #[inline(always)]
+    fn straight<'py>(&mut self, py: Python<'py>) -> Option<PyResult<Bound<'py, PyAny>>> {
+        if !self.all_quick {
+            return None;
+        }
+        while let Some(item) = self.source.int_ahead(py) {
+            let (place, made) = quickly(&mut self.quick, &self.stages, item);
+            if place < self.quick.len() {
+                self.held = Some((place, made));
+                return None;
+            }
+            self.pulled += 1;
+            if place <= self.keeping {
+                return self.source.next(py).transpose();
+            }
+            self.source.skip_one();
+            if place != DROPPED {
+                return Some(stepping::int_of(py, made));
+            }
+        }
+        None
+    }
+
+    /// Goes on with an item that has come to a stage that has to look at it as Python does.
+    #[cold]
+    fn go_on_with<'py>(&mut self, py: Python<'py>, place: usize, made: i64) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(object) = self.source.next(py)? else { return Ok(None) };
+        self.pulled += 1;
+        self.rest(py, place, place <= self.keeping, object, Some(made))
+    }
+
+    /// Tells the first stages what the loop has kept for them.
+    fn settle(&mut self) {
+        for (quick, stage) in self.quick.iter_mut().zip(&mut self.stages) {
+            quick.tell(stage);
+        }
+    }
+
+    /// Takes an item on from a stage that has to look at it as Python does.
     #[inline(never)]
     fn rest<'py>(
         &mut self,
@@ -511,7 +706,12 @@ impl Running {
             Some(number) if !whole => Value::Int(number),
             _ => Value::Object(object),
         };
-        self.pass(py, place, value)
+        self.settle();
+        let made = self.pass(py, place, value);
+        for (quick, stage) in self.quick.iter_mut().zip(&self.stages) {
+            quick.look(stage);
+        }
+        made
     }
 
     /// Takes a value through the stages from one on.
@@ -600,7 +800,22 @@ impl Chain {
         // Who takes nothing must not have the source pulled to find that out.
         let ended = stages.iter().rposition(|stage| matches!(stage.kind, Kind::Take(0))).map(|place| place + 1);
         let source = Source::new(source)?;
-        let state = Claim::new(Running { source, stages, inner: Vec::new(), ended, collect, pulled: 0 });
+        let quick: Vec<Quick> = stages.iter().map_while(Quick::of).collect();
+        let keeping = quick.iter().take_while(|quick| matches!(quick.deed, Deed::Compare(_) | Deed::Filter)).count();
+        let all_quick = !quick.is_empty() && quick.len() == stages.len();
+        let running = Running {
+            source,
+            stages,
+            quick,
+            keeping,
+            all_quick,
+            held: None,
+            inner: Vec::new(),
+            ended,
+            collect,
+            pulled: 0,
+        };
+        let state = Claim::new(running);
         Ok(Self { state, closing: AtomicBool::new(false) })
     }
 
@@ -619,7 +834,8 @@ impl Chain {
 
     /// What the stages have kept.
     fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let state = self.state.enter(py, WHAT)?;
+        let mut state = self.state.enter(py, WHAT)?;
+        state.settle();
         if !state.inner.is_empty() {
             return Err(PyValueError::new_err("a flat_map is in the middle of what it gives out: take the rest first"));
         }
@@ -634,8 +850,13 @@ impl Chain {
         if kept.len() != state.stages.len() {
             return Err(PyValueError::new_err("resume must be a state of this very pipeline"));
         }
-        for (stage, kept) in state.stages.iter_mut().zip(&kept) {
+        state.settle();
+        let Running { stages, quick, .. } = &mut *state;
+        for (stage, kept) in stages.iter_mut().zip(&kept) {
             stage.restore(kept)?;
+        }
+        for (quick, stage) in quick.iter_mut().zip(stages) {
+            quick.look(stage);
         }
         let ended = state.stages.iter().rposition(|stage| matches!(stage.kind, Kind::Take(0)));
         state.ended = ended.map(|place| place + 1);
@@ -662,6 +883,8 @@ impl Chain {
     fn __clear__(&self, py: Python<'_>) {
         if let Some(mut state) = self.state.claim(py) {
             let stages = std::mem::take(&mut state.stages);
+            state.quick.clear();
+            state.all_quick = false;
             let inner = std::mem::take(&mut state.inner);
             state.source.end(py);
             state.ended = Some(0);
@@ -677,7 +900,16 @@ impl Stepping for Chain {
     fn step<'py>(this: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = this.py();
         let this = this.get();
-        this.state.enter(py, WHAT)?.next(py, &this.closing)
+        let mut state = this.state.enter(py, WHAT)?;
+        state.next(py, &this.closing)
+    }
+
+    #[inline]
+    fn at_once<'py>(this: &Bound<'py, Self>) -> Option<PyResult<Bound<'py, PyAny>>> {
+        let py = this.py();
+        let this = this.get();
+        let mut state = this.state.claim(py)?;
+        if this.closing.load(Ordering::Relaxed) { None } else { state.straight(py) }
     }
 }
 

@@ -401,6 +401,12 @@ impl Program {
         }
     }
 
+    /// The one operation that it is, if it is no more: on the item and a number, or (`None`) the item and itself.
+    #[must_use]
+    pub fn flat(&self) -> Option<(Operator, Option<i64>)> {
+        self.flat
+    }
+
     /// What comes of an item.
     #[inline]
     pub fn evaluate<'py>(&self, py: Python<'py>, item: &Value<'py>) -> PyResult<Value<'py>> {
