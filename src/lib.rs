@@ -25,6 +25,7 @@ pub mod pooling;
 pub mod probing;
 pub mod retrying;
 pub mod scheduling;
+pub mod sharing;
 #[cfg(feature = "python")]
 pub mod stepping;
 pub mod timing;
@@ -79,6 +80,12 @@ mod _core {
     use crate::scheduling::future::FutureBase;
     #[pymodule_export]
     use crate::scheduling::pool::{Admission, ThreadPool};
+    #[pymodule_export]
+    use crate::scheduling::processes::hub::ProcessHub;
+    #[pymodule_export]
+    use crate::scheduling::processes::worker::{Buffers, WorkerEnd, die_with_parent};
+    #[pymodule_export]
+    use crate::sharing::binding::SharedPart;
     #[pymodule_export]
     use crate::timing::binding::{CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer};
     #[pymodule_export]

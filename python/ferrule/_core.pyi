@@ -1,4 +1,5 @@
 import builtins
+import sys
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -864,6 +865,7 @@ __all__ = [
     "Batches",
     "BreakerFunction",
     "Bucket",
+    "Buffers",
     "Cache",
     "CachedFunction",
     "CallPermit",
@@ -899,6 +901,7 @@ __all__ = [
     "Place",
     "Plan",
     "Pool",
+    "ProcessHub",
     "Program",
     "Ready",
     "Recorder",
@@ -910,6 +913,7 @@ __all__ = [
     "RetryTally",
     "RetryingFunction",
     "RetryingMethod",
+    "SharedPart",
     "Shell",
     "Shelved",
     "SingletonCall",
@@ -922,9 +926,11 @@ __all__ = [
     "WeighedBatches",
     "Windows",
     "Worker",
+    "WorkerEnd",
     "Wrapper",
     "_after_fork_in_child",
     "_change_metaclass",
+    "_die_with_parent",
     "_stop_upkeep",
     "coarse_ns",
     "forks",
@@ -1023,3 +1029,89 @@ class Admission:
     def future(self) -> Future[None]: ...
     def take(self) -> None: ...
     def leave(self) -> None: ...
+
+@final
+class Buffers:
+    def __new__(cls, *, inside: bool = False) -> Self: ...
+    def __call__(self, buffer: Any, /) -> bool: ...
+    def clear(self) -> None: ...
+
+@final
+class SharedPart:
+    def __len__(self) -> int: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class WorkerEnd:
+    def __new__(cls, socket: int, outbox: int, beside: bool) -> Self: ...
+    def receive(self) -> tuple[int, int, bytes, list[Any]] | None: ...
+    def put_out(
+        self,
+        kind: int,
+        number: int,
+        text: bytes,
+        buffers: Buffers | None = None,
+        *,
+        at_once: bool = False,
+    ) -> bool: ...
+    def flush_out(self) -> None: ...
+
+def _die_with_parent() -> int: ...
+
+@final
+class ProcessHub:
+    def __new__(
+        cls,
+        future_class: type[FutureBase],
+        callbacks: tuple[
+            Callable[[Any, Buffers], bytes],
+            Callable[[Any], object],
+            Callable[[str, object, int, int | None, float, str], BaseException | None],
+            Callable[[Any], BaseException],
+            Callable[[bytes], None],
+            Callable[[int], None],
+        ],
+        *,
+        max_workers: int,
+        max_tasks: int | None,
+        memory_limit: int | None,
+        bounded: bool,
+        beside: bool,
+        plain: bool,
+    ) -> Self: ...
+    @property
+    def started(self) -> bool: ...
+    @property
+    def foreign(self) -> bool: ...
+    @property
+    def over(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def broken(self) -> str | None: ...
+    @property
+    def wanted(self) -> bool: ...
+    @property
+    def template(self) -> int | None: ...
+    def start(self, command: list[str], prepare: bytes, initialize: bytes) -> None: ...
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        priority: int,
+        timeout: int | None,
+        retries: int,
+        label: object,
+        promised: bool,
+        /,
+    ) -> FutureBase: ...
+    def promise(self) -> None: ...
+    def keep_promise(self) -> None: ...
+    def close(self, *, cancel: bool) -> None: ...
+    def kill(self, signal: int, *, last: bool) -> None: ...
+    def wait(self, *, timeout: float | timedelta | None = None) -> bool: ...
+    def pids(self) -> list[int]: ...
+    def counts(self) -> tuple[int, int, int]: ...
+    def abandon(self) -> None: ...

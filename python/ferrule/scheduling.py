@@ -30,6 +30,7 @@ from ferrule._errors import (
     ExecutorFull,
     TaskTimeout,
     UnknownDependency,
+    WorkerDied,
 )
 from ferrule._logging import logger_of
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import ParamSpec
 
+    from ferrule._processes import ProcessExecutorView, ProcessPoolExecutor, RemoteTraceback
     from ferrule.limiting import RateLimiter
     from ferrule.retrying import Retry
     from ferrule.timing import PerformanceMonitor
@@ -55,18 +57,36 @@ __all__ = [
     "ExecutorStats",
     "ExecutorView",
     "Future",
+    "ProcessExecutorView",
+    "ProcessPoolExecutor",
+    "RemoteTraceback",
     "TaskResult",
     "TaskResults",
     "TaskScheduler",
     "TaskTimeout",
     "ThreadPoolExecutor",
     "UnknownDependency",
+    "WorkerDied",
 ]
 
 T = TypeVar("T")
 
 _NANOSECONDS: Final = 1_000_000_000
 _MANY: Final = 2**31
+
+
+# What lives in a module of its own, which threads don't need.
+_PROCESSES: Final = ("ProcessExecutorView", "ProcessPoolExecutor", "RemoteTraceback")
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PROCESSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ferrule import _processes
+
+    for each in _PROCESSES:
+        globals()[each] = getattr(_processes, each)
+    return globals()[name]
 
 
 def _priority(value: object) -> int:
@@ -1289,16 +1309,10 @@ class TaskScheduler:
             yield from _on_pool(run, executor=executor)
 
     def _in_processes(self, run: _Run) -> Iterator[None]:
-        import multiprocessing
+        from ferrule._processes import ProcessPoolExecutor
 
-        # Not by fork: this process has threads.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(self.max_workers, mp_context=context) as executor:
-            try:
-                yield from _Elsewhere(run, executor, self.max_workers).drive()
-            except BaseException:
-                executor.shutdown(wait=False, cancel_futures=True)
-                raise
+        with ProcessPoolExecutor(self.max_workers, on_exit="kill") as executor:
+            yield from _InProcesses(run, executor, self.max_workers).drive()
 
 
 def _is_coroutine_function(task: str, function: object) -> bool:
@@ -1413,7 +1427,14 @@ def _on_pool(run: _Run, *, executor: ThreadPoolExecutor | ExecutorView) -> Itera
 
 
 def _drive_on(executor: concurrent.futures.Executor, workers: int | None) -> Callable[[_Run], Iterator[None]]:
-    return lambda run: _Elsewhere(run, executor, workers).drive()
+    from ferrule._processes import ProcessExecutorView, ProcessPoolExecutor
+
+    kind = _Elsewhere
+    if isinstance(executor, (ProcessPoolExecutor, ProcessExecutorView)):
+        kind = _InProcesses
+    elif type(executor).__module__.startswith("distributed."):
+        kind = _OnDask
+    return lambda run: kind(run, executor, workers).drive()
 
 
 def _deliver(inbox: queue.SimpleQueue[Any], task: _Task, future: concurrent.futures.Future[Any]) -> None:
@@ -1422,6 +1443,9 @@ def _deliver(inbox: queue.SimpleQueue[Any], task: _Task, future: concurrent.futu
 
 class _Elsewhere:
     """Drives a run on any executor, which gets no more than it can begin at once: the order is ours."""
+
+    # Whether the executor itself ends tasks that take too long.
+    _kills = False
 
     def __init__(self, run: _Run, executor: concurrent.futures.Executor, workers: int | None) -> None:
         self._run = run
@@ -1458,13 +1482,17 @@ class _Elsewhere:
                 continue
             args, kwargs = run.arguments(task)
             call = (task.function, args, kwargs, task.terms.retry, None, task.is_coroutine, True)
-            future = run.running[task.id] = self._executor.submit(_perform, *call)
+            future = run.running[task.id] = self._submit(task, call)
             if task.id in run.called_off:
                 future.cancel()
             future.add_done_callback(functools.partial(_deliver, self._inbox, task))
             limit = task.terms.nanoseconds()
-            if limit is not None:
+            if limit is not None and not self._kills:
                 self._deadlines[task.id] = now + limit
+
+    def _submit(self, task: _Task, call: tuple[Any, ...]) -> concurrent.futures.Future[Any]:
+        del task
+        return self._executor.submit(_perform, *call)
 
     def _wait(self) -> None:
         wake = min((*self._deadlines.values(), *self._held_up.values()), default=None)
@@ -1489,6 +1517,44 @@ class _Elsewhere:
         started = _core.precise_ns() - duration
         late = _Report(None, TaskTimeout(seconds), started, duration, 1, "a worker that was left alone")
         self._run.report(task, late)
+
+
+class _InProcesses(_Elsewhere):
+    """Drives a run in our own processes, which end tasks that take too long."""
+
+    _kills = True
+
+    def __init__(self, run: _Run, executor: Any, workers: int | None) -> None:
+        from ferrule._processes import ProcessExecutorView, ProcessTerms
+
+        self._common = ProcessTerms()
+        if isinstance(executor, ProcessExecutorView):
+            executor, self._common = executor.parts()
+        super().__init__(run, executor, workers)
+
+    def _submit(self, task: _Task, call: tuple[Any, ...]) -> concurrent.futures.Future[Any]:
+        common = self._common
+        if task.terms.retry is None and common.retry is not None:
+            call = (*call[:3], common.retry, *call[4:])
+        timeout = common.timeout if task.terms.timeout is None else task.terms.timeout
+        terms = common._replace(priority=common.priority + task.terms.priority, timeout=timeout, retry=None)
+        executor: Any = self._executor
+        return cast("concurrent.futures.Future[Any]", executor._submit(_perform, call, None, terms, label=task.id))  # noqa: SLF001
+
+
+class _OnDask(_Elsewhere):
+    """Drives a run on a cluster of Dask's."""
+
+    def __init__(self, run: _Run, executor: Any, workers: int | None) -> None:
+        super().__init__(run, executor, workers or sum(executor._client.ncores().values()) or None)  # noqa: SLF001
+
+    def _submit(self, task: _Task, call: tuple[Any, ...]) -> concurrent.futures.Future[Any]:
+        executor: Any = self._executor
+        # To Dask higher numbers are more urgent, and equal calls one call. What a task raises comes back in its report:
+        # Dask's own tries are for what fails around it.
+        tries = (None if task.terms.retry is None else task.terms.retry.max_attempts) or 1
+        options = {"priority": -task.priority, "pure": False, "retries": tries - 1}
+        return cast("concurrent.futures.Future[Any]", executor.submit(_perform, *call, **options))
 
 
 class _Loop:

@@ -1,0 +1,987 @@
+"""Processes that survive anything: the executor of `ferrule.scheduling` whose tasks run in processes of their own."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import functools
+import itertools
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast
+
+from ferrule import _core, _worker
+from ferrule._checking import positive_integer, shown
+from ferrule._errors import ExecutorClosed, ExecutorFull, TaskTimeout, WorkerDied
+from ferrule._waiting import get_async
+from ferrule.scheduling import (
+    ExecutorStats,
+    Future,
+    _is_interrupted,
+    _policy,
+    _priority,
+    _timeout,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import timedelta
+    from types import TracebackType
+    from typing import ParamSpec
+
+    from ferrule.retrying import Retry
+
+    P = ParamSpec("P")
+
+__all__ = ["ProcessExecutorView", "ProcessPoolExecutor", "ProcessTerms", "RemoteTraceback"]
+
+T = TypeVar("T")
+
+_NANOSECONDS: Final = 1_000_000_000
+_MANY: Final = 2**31
+_METHODS: Final = ("spawn", "forkserver")
+
+# How long a batch of `map` is to take, in nanoseconds, and how many calls are in it at most.
+_BATCH: Final = 4_000_000
+_MOST_CALLS: Final = 20_000
+
+
+class RemoteTraceback(Exception):  # noqa: N818 - a cause, never raised
+    """The traceback of an exception that a worker process raised, as text: the exception's `__cause__`."""
+
+    def __init__(self, tb: str) -> None:
+        super().__init__(tb)
+        self.tb = tb
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.tb}"""'
+
+
+class ProcessTerms(NamedTuple):
+    """The terms of a task in a process."""
+
+    priority: int = 0
+    timeout: float | None = None
+    retry: Retry | None = None
+    retries: int | None = None
+
+    def nanoseconds(self) -> int | None:
+        """Return the time limit in nanoseconds."""
+        if self.timeout is None or self.timeout >= _MANY:
+            return None
+        return max(1, round(self.timeout * _NANOSECONDS))
+
+
+# -- what the hub calls; none of it knows the executor, which must not be kept alive -----------------------------------
+
+
+def _failure(  # noqa: PLR0917 - called from Rust
+    kind: str, label: object, number: int, exitcode: int | None, seconds: float, text: str
+) -> BaseException | None:
+    if kind == "died":
+        died = WorkerDied(
+            number if label is None else label, exitcode, -exitcode if exitcode and exitcode < 0 else None
+        )
+        if text == "memory":
+            died.add_note("It was killed because it used more memory than memory_limit allows.")
+        return died
+    if kind == "late":
+        return TaskTimeout(seconds)
+    if kind == "closed":
+        return ExecutorClosed("cannot schedule new futures after shutdown")
+    if kind == "told broken":
+        from concurrent.futures._base import LOGGER
+
+        LOGGER.critical("A process pool has no workers: %s", text)
+        return None
+    from concurrent.futures.process import BrokenProcessPool
+
+    return BrokenProcessPool(text)
+
+
+def _rebuilt(value: tuple[BaseException, str]) -> BaseException:
+    error, text = value
+    error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+def _told(message: bytes) -> None:
+    """Pass on what a worker tells: a record for a logger, a warning."""
+    import pickle
+
+    try:
+        what, value = pickle.loads(message)  # noqa: S301 - from a worker
+        if what == "log":
+            import logging
+
+            record = logging.makeLogRecord(value)
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
+        else:
+            import warnings
+
+            text, filename, line = value
+            warning, category = pickle.loads(text)  # noqa: S301 - from a worker
+            warnings.warn_explicit(warning, category, filename, line)
+    except Warning:
+        # One that is an error here, and has nobody to be raised at: it was none in the worker.
+        sys.excepthook(*cast("Any", sys.exc_info()))
+
+
+def _give_back(line: _core.Line | None, count: int) -> None:
+    if line is not None:
+        for _ in range(count):
+            line.put(None)
+
+
+_homes: dict[Any, tuple[int, tuple[str, str] | None]] = {}
+
+
+def _home(variable: Any) -> tuple[str, str] | None:
+    """Return the module and the name by which a context variable can be found in another process."""
+    modules = len(sys.modules)
+    known = _homes.get(variable)
+    if known is not None and (known[1] is not None or known[0] == modules):
+        return known[1]
+    home = None
+    for name, module in list(sys.modules.items()):
+        for attribute, value in list(getattr(module, "__dict__", {}).items()):
+            if value is variable:
+                home = (name, attribute)
+                break
+        if home is not None:
+            break
+    _homes[variable] = (modules, home)
+    return home
+
+
+def _carried(context: Any) -> list[tuple[str, str, bytes]] | None:
+    """Return what of a context can travel."""
+    import pickle
+
+    carried = []
+    for variable, value in context.items():
+        home = _home(variable)
+        if home is None:
+            continue
+        try:
+            carried.append((*home, pickle.dumps(value, 5)))
+        except Exception:  # noqa: BLE001, S112 - it stays here
+            continue
+    return carried or None
+
+
+def _pack_by_value(value: object, buffers: _core.Buffers) -> bytes:
+    """Pickle for workers that can't load this program's main module."""
+    import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    try:
+        return cast("bytes", cloudpickle.dumps(value, protocol=5, buffer_callback=buffers))
+    except Exception:  # noqa: BLE001 - the usual ways may do it, or say why not
+        buffers.clear()
+        return _worker.pack(value, buffers)
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+# Every hub that isn't over, and what is to become of it at the program's end.
+_hubs: dict[_core.ProcessHub, str] = {}
+
+
+def _forget_those_over() -> None:
+    for hub in list(_hubs):
+        if hub.over:
+            _hubs.pop(hub, None)
+
+
+def _at_exit() -> None:
+    hubs = list(_hubs.items())
+    interrupted = _is_interrupted()
+    for hub, policy in hubs:
+        if interrupted or policy == "kill":
+            hub.kill(signal.SIGKILL, last=True)
+        else:
+            hub.close(cancel=policy == "cancel")
+    try:
+        for hub, _ in hubs:
+            hub.wait(timeout=1 if interrupted else None)
+    except BaseException:
+        for hub, _ in hubs:
+            hub.kill(signal.SIGKILL, last=True)
+        raise
+
+
+def _after_fork() -> None:
+    for hub in _hubs:
+        hub.abandon()
+    _hubs.clear()
+
+
+try:
+    threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001
+except (AttributeError, RuntimeError):  # pragma: no cover - the interpreter ends already
+    import atexit
+
+    atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _close(hubs: list[_core.ProcessHub]) -> None:
+    for hub in hubs:
+        hub.close(cancel=False)
+
+
+class ProcessPoolExecutor(concurrent.futures.Executor):
+    """Runs calls in processes: the standard library's executor, faster, and whatever dies, only that is lost.
+
+    >>> from ferrule import ProcessPoolExecutor
+    >>> with ProcessPoolExecutor(max_workers=2) as executor:
+    ...     future = executor.submit(pow, 2, 10)
+    ...     roots = list(executor.map(abs, range(-3, 1)))
+    ...     urgent = executor.options(priority=-1, timeout=20.0).submit(sum, [1, 2, 3])
+    >>> future.result(), roots, urgent.result()
+    (1024, [3, 2, 1, 0], 6)
+
+    It takes what `concurrent.futures.ProcessPoolExecutor` takes, and means the same, with "spawn" semantics: workers
+    import the main module as `__mp_main__`. A worker that dies (killed, out of memory, a fault in C code) fails its own
+    task with `WorkerDied`, and another one takes its place. Buffers of 64 KB and more, NumPy's arrays for one, travel
+    beside the pickle through sealed memory, and arrive writable. Context variables that are a module's and can be
+    pickled travel with a call; log records and warnings of the workers reach this process; with cloudpickle installed,
+    lambdas and closures travel, too. Ctrl-C is this process's alone, and ends the workers with it.
+
+    Args:
+        max_workers: How many processes there are at most, 1 or more. `None` is as many as there are processors.
+        mp_context: A context of `multiprocessing` whose start method is "spawn" or "forkserver": workers are always
+            clean processes, forked by a template that is one. `None` is the same.
+        initializer: Called by each worker before anything else. If it raises, the executor is broken.
+        initargs: Its arguments.
+        max_tasks_per_child: After how many tasks a worker is replaced; `None` for never.
+        max_pending: How many tasks may wait in the queue; `None` sets no limit.
+        when_full: What a submission beyond that does: `"block"` waits for room, `"raise"` raises `ExecutorFull`.
+            `submit_async` awaits room in either case.
+        on_exit: What happens to tasks when the `with` block, or the program, comes to its end: `"drain"` does them,
+            `"cancel"` cancels those that wait, and `"kill"` kills those that run, too. When an exception leaves the
+            block those that wait are cancelled in any case; when it is one that ends programs, Ctrl-C for instance, the
+            workers are killed.
+        retries: How often a task runs again whose worker died under it.
+        memory_limit: Bytes of resident memory that a worker may use. One that uses more is replaced between tasks, and
+            killed during one; that task fails with `WorkerDied`, or runs again. `None` sets no limit.
+        preload: Names of modules that the template imports, once for all workers.
+
+    Raises:
+        TypeError, ValueError: If an argument is not what it may be.
+
+    Priorities are standings, as `ThreadPoolExecutor`'s are.
+    """
+
+    def __init__(  # noqa: C901 - a check for each parameter
+        self,
+        max_workers: int | None = None,
+        mp_context: Any = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        max_pending: int | None = None,
+        when_full: Literal["block", "raise"] = "block",
+        on_exit: Literal["drain", "cancel", "kill"] = "drain",
+        retries: int = 0,
+        memory_limit: int | None = None,
+        preload: Iterable[str] = (),
+    ) -> None:
+        if max_workers is None:
+            max_workers = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+        elif isinstance(max_workers, int) and max_workers <= 0:
+            raise ValueError(f"max_workers must be greater than 0, got {max_workers!r}")
+        self._max_workers = positive_integer("max_workers", max_workers)
+        _check_context(mp_context)
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {shown(initializer)}")
+        if max_tasks_per_child is not None:
+            positive_integer("max_tasks_per_child", max_tasks_per_child)
+        if max_pending is not None:
+            positive_integer("max_pending", max_pending)
+        if when_full not in {"block", "raise"}:
+            raise ValueError(f"when_full must be 'block' or 'raise', got {when_full!r}")
+        if on_exit not in {"drain", "cancel", "kill"}:
+            raise ValueError(f"on_exit must be 'drain', 'cancel' or 'kill', got {on_exit!r}")
+        if isinstance(memory_limit, bool) or not isinstance(memory_limit, (int, type(None))):
+            raise TypeError(f"memory_limit must be a number of bytes or None, not {shown(memory_limit)}")
+        if memory_limit is not None and memory_limit < 1:
+            raise ValueError(f"memory_limit must be 1 byte or more, got {memory_limit!r}")
+        if isinstance(preload, str):
+            raise TypeError(f"preload must be several names, as in ({preload!r},), not {shown(preload)}")
+        self._preload = tuple(preload)
+        for module in self._preload:
+            if not isinstance(module, str):
+                raise TypeError(f"preload must be names of modules, not {shown(module)}")
+        self._retries = _retries(retries)
+        self._initializer = initializer
+        self._initargs = tuple(initargs)
+        self._max_tasks = max_tasks_per_child
+        self._max_pending = max_pending
+        self._when_full = when_full
+        self._on_exit = on_exit
+        self._memory_limit = memory_limit
+        # Whether large buffers travel in memory of their own, where the system has such.
+        self._beside = True
+        self._lock = threading.Lock()
+        # What a finalizer of this executor closes; the one that is used is the last.
+        self._made: list[_core.ProcessHub] = []
+        self._open()
+        import weakref
+
+        weakref.finalize(self, _close, self._made).atexit = False
+
+    def _open(self) -> None:
+        _forget_those_over()
+        self._room = None if self._max_pending is None else _core.Line()
+        _give_back(self._room, self._max_pending or 0)
+        by_value = not _has_main() and _has_cloudpickle()
+        hub = _core.ProcessHub(
+            Future,
+            (
+                _pack_by_value if by_value else _worker.pack,
+                _carried,
+                _failure,
+                _rebuilt,
+                _told,
+                functools.partial(_give_back, self._room),
+            ),
+            max_workers=self._max_workers,
+            max_tasks=self._max_tasks,
+            memory_limit=self._memory_limit,
+            bounded=self._max_pending is not None,
+            beside=self._beside,
+            plain=not by_value,
+        )
+        self._made[:] = [hub]
+        self._hub = hub
+
+    def _ready(self) -> _core.ProcessHub:
+        """Return the hub of this process, started."""
+        hub = self._hub
+        if hub.started and not hub.foreign:
+            return hub
+        with self._lock:
+            if self._hub.foreign:
+                # A forked child has workers of its own, when it needs some, and an empty queue.
+                closed = self._hub.closed
+                self._open()
+                if closed:
+                    self._hub.close(cancel=False)
+            hub = self._hub
+            if not hub.started and not hub.closed:
+                self._start(hub)
+        return hub
+
+    def _start(self, hub: _core.ProcessHub) -> None:
+        import pickle
+        from multiprocessing import spawn, util
+
+        # Says so where the main module starts processes while it is imported as one's main module.
+        data: dict[str, Any] = spawn.get_preparation_data("ProcessPoolExecutor")
+        # It goes to our own workers, over a socket that nobody else has.
+        data["authkey"] = bytes(data["authkey"])
+        prepare = pickle.dumps(_worker.Preparation(data, _levels(), _filters()), 5)
+        initialize = b""
+        if self._initializer is not None:
+            initialize = _worker.pack((self._initializer, self._initargs), _core.Buffers(inside=True))
+        call = f"template({os.getpid()}, {self._beside}, {self._preload!r}, {list(sys.path)!r})"
+        code = f"import sys; sys.path[:] = {list(sys.path)!r}; from ferrule._worker import template; {call}"
+        executable = os.fsdecode(cast("Any", spawn.get_executable()))
+        flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
+        _hubs[hub] = self._on_exit
+        hub.start([executable, *flags, "-c", code], prepare, initialize)
+
+    # -- submitting ---------------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue a call and return its future.
+
+        Args:
+            fn: What is called.
+            args: Its arguments by position.
+            kwargs: Its arguments by keyword. What can't be pickled fails the future, not this call.
+
+        Raises:
+            ExecutorClosed: If the executor was shut down.
+            ExecutorFull: If as many tasks wait as may, and the executor doesn't block.
+            concurrent.futures.process.BrokenProcessPool: If no worker can be started.
+        """
+        return cast("Future[T]", self._submit(fn, args, kwargs))
+
+    def _submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
+        terms: ProcessTerms | None = None,
+        *,
+        label: object = None,
+        admitted: bool = False,
+    ) -> _core.FutureBase:
+        hub = self._ready()
+        if self._room is not None and not admitted:
+            self._take_room(hub)
+        if terms is None:
+            return hub.submit(function, args, kwargs, 0, None, self._retries, label, False)
+        if terms.retry is not None:
+            function, args = terms.retry.call, (function, *args)
+        retries = self._retries if terms.retries is None else terms.retries
+        return hub.submit(function, args, kwargs, terms.priority, terms.nanoseconds(), retries, label, False)
+
+    def _take_room(self, hub: _core.ProcessHub) -> None:
+        if self._room is None or hub.closed:
+            # Submitting says what is the matter.
+            return
+        try:
+            self._room.get(timeout=None if self._when_full == "block" else 0)
+        except TimeoutError:
+            raise ExecutorFull("the queue is full: max_pending tasks are waiting") from None
+        except RuntimeError:
+            if hub.closed:
+                raise ExecutorClosed("cannot schedule new futures after shutdown") from None
+            raise
+
+    async def submit_async(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submit a call from an event loop: where the queue is full, await room instead of blocking the loop.
+
+        Args:
+            fn: What is called.
+            args: Its arguments by position.
+            kwargs: Its arguments by keyword.
+
+        Returns:
+            The future, once it is queued; `asyncio.wrap_future(...)` awaits its result.
+
+        Raises:
+            ExecutorClosed: If the executor was shut down, before or while waiting.
+        """
+        return cast("Future[T]", await self._submit_async(fn, args, kwargs, None))
+
+    async def _submit_async(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        terms: ProcessTerms | None,
+    ) -> _core.FutureBase:
+        hub = self._ready()
+        if self._room is not None and not hub.closed:
+            try:
+                await get_async(self._room)
+            except RuntimeError:
+                if hub.closed:
+                    raise ExecutorClosed("cannot schedule new futures after shutdown") from None
+                raise
+        return self._submit(function, args, kwargs, terms, admitted=True)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Call `fn` with the items of the iterables, like the built-in `map`, in the executor's processes.
+
+        >>> from ferrule import ProcessPoolExecutor
+        >>> with ProcessPoolExecutor(max_workers=1) as executor:
+        ...     print(list(executor.map(pow, [2, 3, 4], [5, 2, 3])))
+        [32, 9, 64]
+
+        Calls travel in batches. If a worker dies, the calls of its batch run again, each alone, so that the one it died
+        of is known; calls that had been made in that batch are made twice. With `chunksize=1` none is.
+
+        Args:
+            fn: What is called, with one item of each iterable.
+            iterables: Where the items come from; the shortest one says when it is over.
+            timeout: How many seconds after this call the last result must be there; `None` for ever.
+            chunksize: How many calls travel together, 1 or more; `None` finds out by how long they take.
+            buffersize: How many calls are submitted ahead of the results that are taken, 1 or more: so endless
+                iterables may be given. `None` takes all items now.
+
+        Returns:
+            The results in the order of the items. When it is closed, or a call raises, what still waits is cancelled.
+
+        Raises:
+            TimeoutError: If a result isn't there in time.
+            TypeError, ValueError: If an argument is not what it may be.
+        """
+        return self._map(ProcessTerms(), fn, iterables, timeout, chunksize, buffersize)
+
+    def _map(  # noqa: PLR0917 - one place for two faces
+        self,
+        terms: ProcessTerms,
+        function: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+    ) -> Iterator[Any]:
+        if not callable(function):
+            raise TypeError(f"fn must be a callable, not {shown(function)}")
+        if chunksize is not None and (isinstance(chunksize, bool) or not isinstance(chunksize, int)):
+            raise TypeError(f"chunksize must be an integer or None, not {shown(chunksize)}")
+        if chunksize is not None and chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and (isinstance(buffersize, bool) or not isinstance(buffersize, int)):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else _core.precise_ns() + round(timeout * _NANOSECONDS)
+        if terms.timeout is not None:
+            # A time limit is one call's, and counted from its beginning.
+            chunksize = 1
+        if terms.retry is not None:
+            function = functools.partial(terms.retry.call, function)
+        retries = self._retries if terms.retries is None else terms.retries
+        call = functools.partial(_submit_batch, self._ready(), function, terms, retries)
+        feed = _Feed(call, self._hub, iterables, self._max_workers, chunksize, buffersize)
+        feed.begin()
+        return feed.results(deadline)
+
+    def options(
+        self,
+        *,
+        priority: int = 0,
+        timeout: float | timedelta | None = None,
+        retry: Retry | None = None,
+        retries: int | None = None,
+    ) -> ProcessExecutorView:
+        """Return the executor as seen by tasks on terms of their own.
+
+        Args:
+            priority: Lower numbers run first; without one, it is 0. A step is worth a second of waiting.
+            timeout: Seconds, or a `timedelta`, that a task may take once it runs; `None` for ever. Then its worker is
+                killed, whatever it does, and its future raises `TaskTimeout`.
+            retry: A `Retry` that says which failures are tried again, by the worker; it must be one that can be
+                pickled.
+            retries: How often a task runs again whose worker died under it; `None` is as the executor says.
+
+        Returns:
+            An executor with the same processes and the same queue.
+
+        Raises:
+            TypeError, ValueError: If an argument is not what it may be.
+        """
+        if retries is not None:
+            _retries(retries)
+        return ProcessExecutorView(self, ProcessTerms(_priority(priority), _timeout(timeout), _policy(retry), retries))
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Take no more tasks.
+
+        Args:
+            wait: Whether to wait until all tasks are done and the processes have gone.
+            cancel_futures: Whether tasks that wait in the queue are cancelled.
+        """
+        hub = self._hub
+        hub.close(cancel=cancel_futures)
+        if self._room is not None:
+            self._room.close()
+        if wait:
+            hub.wait()
+
+    def terminate_workers(self) -> None:
+        """Ask the workers to end now, with SIGTERM: what waits is cancelled, and what runs fails with `WorkerDied`."""
+        self._kill(signal.SIGTERM)
+
+    def kill_workers(self) -> None:
+        """Kill the workers now: what waits is cancelled, and what runs fails with `WorkerDied`."""
+        self._kill(signal.SIGKILL)
+
+    def _kill(self, number: int) -> None:
+        self._hub.kill(number, last=True)
+        if self._room is not None:
+            self._room.close()
+
+    def stats(self) -> ExecutorStats:
+        """Return how the executor stands."""
+        return ExecutorStats(*self._hub.counts(), 0)
+
+    def pids(self) -> list[int]:
+        """Return the process numbers of the workers."""
+        return self._hub.pids()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._on_exit == "kill":
+                self.kill_workers()
+                self._hub.wait()
+            elif kind is None or issubclass(kind, Exception):
+                self.shutdown(wait=True, cancel_futures=kind is not None or self._on_exit == "cancel")
+            else:
+                # The program is to end.
+                self.kill_workers()
+        except BaseException:
+            self.kill_workers()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} max_workers={self._max_workers}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError(f"a {type(self).__name__} can't be pickled or copied: its workers belong to its process")
+
+
+class ProcessExecutorView(concurrent.futures.Executor):
+    """An executor as seen by tasks on terms of their own: what `ProcessPoolExecutor.options` returns."""
+
+    __slots__ = ("_executor", "_terms")
+
+    def __init__(self, executor: ProcessPoolExecutor, terms: ProcessTerms) -> None:
+        self._executor = executor
+        self._terms = terms
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue a call and return its future.
+
+        Args:
+            fn: What is called.
+            args: Its arguments by position.
+            kwargs: Its arguments by keyword.
+
+        Raises:
+            ExecutorClosed, ExecutorFull, concurrent.futures.process.BrokenProcessPool: As `ProcessPoolExecutor.submit`
+                does.
+        """
+        return cast("Future[T]", self._executor._submit(fn, args, kwargs, self._terms))  # noqa: SLF001
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Call `fn` with the items of the iterables, as `ProcessPoolExecutor.map` does.
+
+        Args:
+            fn: What is called, with one item of each iterable.
+            iterables: Where the items come from.
+            timeout: How many seconds after this call the last result must be there; `None` for ever.
+            chunksize: How many calls travel together; with a time limit for each call it is 1.
+            buffersize: How many calls are submitted ahead of the results that are taken; `None` takes all items now.
+
+        Raises:
+            TimeoutError: If a result isn't there in time.
+            TypeError, ValueError: If an argument is not what it may be.
+        """
+        return self._executor._map(self._terms, fn, iterables, timeout, chunksize, buffersize)  # noqa: SLF001
+
+    async def submit_async(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submit a call from an event loop, as `ProcessPoolExecutor.submit_async` does.
+
+        Args:
+            fn: What is called.
+            args: Its arguments by position.
+            kwargs: Its arguments by keyword.
+
+        Raises:
+            ExecutorClosed: If the executor was shut down, before or while waiting.
+        """
+        return cast("Future[T]", await self._executor._submit_async(fn, args, kwargs, self._terms))  # noqa: SLF001
+
+    def options(self, **changes: Any) -> ProcessExecutorView:
+        """Return another view, with some of the terms changed.
+
+        Args:
+            changes: `priority`, `timeout`, `retry` and `retries`, as for `ProcessPoolExecutor.options`.
+
+        Raises:
+            TypeError, ValueError: If an argument is not what it may be.
+        """
+        return self._executor.options(**{**self._terms._asdict(), **changes})
+
+    def parts(self) -> tuple[ProcessPoolExecutor, ProcessTerms]:
+        """Return the executor itself, and the terms; for those who build on views."""
+        return self._executor, self._terms
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Shut the executor down, for all who use it.
+
+        Args:
+            wait: Whether to wait until all tasks are done and the processes have gone.
+            cancel_futures: Whether tasks that wait in the queue are cancelled.
+        """
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._executor.__exit__(kind, error, traceback)
+
+    def __repr__(self) -> str:
+        terms = ", ".join(f"{name}={value!r}" for name, value in self._terms._asdict().items())
+        return f"<{type(self).__name__} of {self._executor!r}: {terms}>"
+
+
+# -- map --------------------------------------------------------------------------------------------------------------
+
+
+def _submit_batch(
+    hub: _core.ProcessHub,
+    function: Callable[..., Any],
+    terms: ProcessTerms,
+    retries: int,
+    batch: list[tuple[Any, ...]],
+    *,
+    alone: bool = False,
+) -> Future[_worker.Outcomes]:
+    # A batch that dies is made again call by call; only then the tries are counted.
+    tries = retries if alone or len(batch) == 1 else 0
+    args = (function, batch)
+    made = hub.submit(_worker.run_batch, args, None, terms.priority, terms.nanoseconds(), tries, None, True)
+    return cast("Future[_worker.Outcomes]", made)
+
+
+class _Feed:
+    """Feeds the items of a `map` to an executor, in batches that take about as long as they should."""
+
+    def __init__(  # noqa: PLR0917 - called in one place
+        self,
+        submit: Callable[..., Future[_worker.Outcomes]],
+        hub: _core.ProcessHub,
+        iterables: tuple[Iterable[Any], ...],
+        workers: int,
+        chunksize: int | None,
+        buffersize: int | None,
+    ) -> None:
+        self._submit = submit
+        self._hub = hub
+        items: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        self._left: int | None = None
+        if buffersize is None:
+            every = list(items)
+            self._left = len(every)
+            items = iter(every)
+        self._items = items
+        self._workers = workers
+        self._adapts = chunksize is None
+        self._size = chunksize or 1
+        self._buffersize = buffersize
+        self._batches: collections.deque[tuple[Future[_worker.Outcomes], list[tuple[Any, ...]]]] = collections.deque()
+        # Batches that aren't back, and calls whose results haven't been taken.
+        self._out = 0
+        self._ahead = 0
+        self._over = False
+        self._failure: BaseException | None = None
+        # A future that is over when it is asked calls back at once.
+        self._lock = threading.RLock()
+
+    def begin(self) -> None:
+        """Promise, and send the first batches."""
+        self._hub.promise()
+        if self._buffersize is not None:
+            # Who takes results slowly, or not at all, must not keep the executor from ending.
+            self._hub.keep_promise()
+        try:
+            self._fill()
+        except BaseException:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        if not self._over:
+            self._over = True
+            self._items = iter(())
+            if self._buffersize is None:
+                self._hub.keep_promise()
+
+    def _fill(self, *, one: bool = False) -> None:
+        """Send what may be sent now; `one` batch at least, if there is one."""
+        with self._lock:
+            while not self._over:
+                size = self._next_size()
+                if not one and (size == 0 or (self._buffersize is None and self._adapts and self._out >= self._most())):
+                    return
+                one = False
+                if not self._hub.wanted:
+                    self._end()
+                    return
+                batch = list(itertools.islice(self._items, max(1, size)))
+                if self._left is not None:
+                    self._left -= len(batch)
+                if batch and self._buffersize is not None and self._hub.closed:
+                    self._failure = ExecutorClosed("cannot schedule new futures after shutdown")
+                    self._end()
+                    return
+                if batch:
+                    self._out += 1
+                    self._ahead += len(batch)
+                    future = self._submit(batch)
+                    self._batches.append((future, batch))
+                    future.add_done_callback(self._came_back)
+                if len(batch) < max(1, size) or self._left == 0:
+                    self._end()
+
+    def _most(self) -> int:
+        return 2 * self._workers + 1
+
+    def _next_size(self) -> int:
+        size = self._size
+        if self._buffersize is not None:
+            room = self._buffersize - self._ahead
+            # No batch is made smaller than it should be where waiting for a few more results makes it whole.
+            size = min(size, max(1, self._buffersize // 2))
+            return size if room >= size else 0
+        if self._adapts and self._left is not None:
+            # The last ones are shared out evenly.
+            size = min(size, -(-self._left // (2 * self._workers)))
+        return max(1, size)
+
+    def _came_back(self, future: concurrent.futures.Future[_worker.Outcomes]) -> None:
+        with self._lock:
+            self._out -= 1
+            if future.cancelled():
+                self._end()
+                return
+            if self._adapts and future.exception() is None:
+                took, count = future.result().took, len(future.result().results)
+                if count:
+                    fits = _BATCH * count // max(1, took)
+                    self._size = max(1, min(fits, self._size * 8, _MOST_CALLS))
+        if self._buffersize is None:
+            try:
+                self._fill()
+            except BaseException as error:  # noqa: BLE001 - an iterable's, or the executor's: who takes results hears of it
+                self._failure = error
+                self._end()
+
+    def results(self, deadline: int | None) -> Iterator[Any]:
+        """Give out the results."""
+        try:
+            while True:
+                if not self._batches:
+                    self._fill(one=True)
+                if not self._batches:
+                    break
+                future, batch = self._batches.popleft()
+                try:
+                    outcomes = _outcome(future, deadline)
+                except WorkerDied:
+                    if len(batch) == 1:
+                        raise
+                    yield from self._one_by_one(batch, deadline)
+                    continue
+                finally:
+                    # The exception holds this frame.
+                    del future
+                yield from self._given_out(outcomes)
+            if self._failure is not None:
+                raise self._failure
+            if not self._hub.wanted and self._left:
+                raise concurrent.futures.CancelledError
+        finally:
+            with self._lock:
+                self._end()
+                for future, _ in self._batches:
+                    future.cancel()
+                self._batches.clear()
+
+    def _given_out(self, outcomes: _worker.Outcomes) -> Iterator[Any]:
+        # Each is let go as it is taken.
+        results = outcomes.results
+        results.reverse()
+        pop = results.pop
+        if self._buffersize is None:
+            while results:
+                yield pop()
+        else:
+            while results:
+                self._ahead -= 1
+                self._fill()
+                yield pop()
+        if outcomes.error is not None:
+            raise _rebuilt((outcomes.error, outcomes.text))
+
+    def _one_by_one(self, batch: list[tuple[Any, ...]], deadline: int | None) -> Iterator[Any]:
+        futures = collections.deque(self._submit([call], alone=True) for call in batch)
+        try:
+            while futures:
+                yield from self._given_out(_outcome(futures.popleft(), deadline))
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _outcome(future: Future[_worker.Outcomes], deadline: int | None) -> _worker.Outcomes:
+    try:
+        if deadline is None:
+            return future.result()
+        return future.result(max(0, deadline - _core.precise_ns()) / _NANOSECONDS)
+    except BaseException:
+        future.cancel()
+        raise
+    finally:
+        del future
+
+
+# -- what workers are told --------------------------------------------------------------------------------------------
+
+
+def _retries(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"retries must be an integer, not {shown(value)}")
+    if not 0 <= value < _MANY:
+        raise ValueError(f"retries must be 0 or more, got {value!r}")
+    return value
+
+
+def _check_context(context: Any) -> None:
+    if context is None:
+        return
+    method = getattr(context, "get_start_method", None)
+    if not callable(method):
+        raise TypeError(f"mp_context must be a context of multiprocessing or None, not {shown(context)}")
+    if method() not in _METHODS:
+        raise ValueError(
+            f"mp_context must be one of 'spawn' or 'forkserver', whose workers are clean processes, got {method()!r}"
+        )
+
+
+def _has_main() -> bool:
+    """Whether workers can import this program's main module, as multiprocessing does."""
+    main = sys.modules.get("__main__")
+    return getattr(getattr(main, "__spec__", None), "name", None) is not None or hasattr(main, "__file__")
+
+
+def _has_cloudpickle() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("cloudpickle") is not None
+
+
+def _levels() -> dict[str | None, int]:
+    import logging
+
+    levels: dict[str | None, int] = {None: logging.getLogger().level}
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and logger.level:
+            levels[name] = logger.level
+    return levels
+
+
+def _filters() -> list[Any]:
+    import pickle
+    import warnings
+
+    filters: list[Any] = []
+    for each in list(warnings.filters):
+        try:
+            pickle.dumps(each)
+        except Exception:  # noqa: BLE001, S112 - it stays here
+            continue
+        filters.append(each)
+    return filters
