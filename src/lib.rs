@@ -83,6 +83,8 @@ mod _core {
     #[pymodule_export]
     use crate::scheduling::processes::hub::ProcessHub;
     #[pymodule_export]
+    use crate::scheduling::processes::results::Results;
+    #[pymodule_export]
     use crate::scheduling::processes::worker::{Buffers, WorkerEnd, die_with_parent};
     #[pymodule_export]
     use crate::sharing::binding::SharedPart;

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import os
 import signal
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from ferrule import _core, _worker
@@ -26,7 +28,7 @@ from ferrule.scheduling import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from datetime import timedelta
     from types import TracebackType
     from typing import ParamSpec
@@ -46,6 +48,12 @@ _METHODS: Final = ("spawn", "forkserver")
 # How long a batch of `map` is to take, in nanoseconds, and how many calls are in it at most.
 _BATCH: Final = 4_000_000
 _MOST_CALLS: Final = 20_000
+
+# What was found out about a function counts for so much when it is mapped again: its next arguments may be others.
+_TRUST: Final = 4
+
+# How buffers travel: `Beside` in wire.rs.
+_NEVER, _IN_FILES, _IN_SEGMENTS = range(3)
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - a cause, never raised
@@ -329,11 +337,11 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         # Whether large buffers travel in memory of their own, where the system has such.
         self._beside = True
         self._lock = threading.Lock()
+        # How large the batches of functions became that were mapped.
+        self._sizes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         # What a finalizer of this executor closes; the one that is used is the last.
         self._made: list[_core.ProcessHub] = []
         self._open()
-        import weakref
-
         weakref.finalize(self, _close, self._made).atexit = False
 
     def _open(self) -> None:
@@ -355,11 +363,17 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
             max_tasks=self._max_tasks,
             memory_limit=self._memory_limit,
             bounded=self._max_pending is not None,
-            beside=self._beside,
+            beside=self._way(),
             plain=not by_value,
         )
         self._made[:] = [hub]
         self._hub = hub
+
+    def _way(self) -> int:
+        if not self._beside:
+            return _NEVER
+        # Segments stay with a worker, and would count as its memory.
+        return _IN_SEGMENTS if self._memory_limit is None else _IN_FILES
 
     def _ready(self) -> _core.ProcessHub:
         """Return the hub of this process, started."""
@@ -390,7 +404,7 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         initialize = b""
         if self._initializer is not None:
             initialize = _worker.pack((self._initializer, self._initargs), _core.Buffers(inside=True))
-        call = f"template({os.getpid()}, {self._beside}, {self._preload!r}, {list(sys.path)!r})"
+        call = f"template({os.getpid()}, {self._way()}, {self._preload!r}, {list(sys.path)!r})"
         code = f"import sys; sys.path[:] = {list(sys.path)!r}; from ferrule._worker import template; {call}"
         executable = os.fsdecode(cast("Any", spawn.get_executable()))
         flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
@@ -538,12 +552,17 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         if terms.timeout is not None:
             # A time limit is one call's, and counted from its beginning.
             chunksize = 1
+        sizes = _Sizes(self._sizes, function)
         if terms.retry is not None:
             function = functools.partial(terms.retry.call, function)
         retries = self._retries if terms.retries is None else terms.retries
-        call = functools.partial(_submit_batch, self._ready(), function, terms, retries)
-        feed = _Feed(call, self._hub, iterables, self._max_workers, chunksize, buffersize)
+        one_each = len(iterables) == 1
+        call = functools.partial(_submit_batch, self._ready(), function, terms, retries, one_each=one_each)
+        feed = _Feed(call, self._hub, iterables, self._max_workers, chunksize, buffersize, sizes)
         feed.begin()
+        if buffersize is None:
+            # Most of them are taken without a step of Python's.
+            return _core.Results(feed.lists(deadline))
         return feed.results(deadline)
 
     def options(
@@ -735,15 +754,36 @@ def _submit_batch(
     function: Callable[..., Any],
     terms: ProcessTerms,
     retries: int,
-    batch: list[tuple[Any, ...]],
+    batch: list[Any],
     *,
+    one_each: bool,
     alone: bool = False,
 ) -> Future[_worker.Outcomes]:
     # A batch that dies is made again call by call; only then the tries are counted.
     tries = retries if alone or len(batch) == 1 else 0
-    args = (function, batch)
-    made = hub.submit(_worker.run_batch, args, None, terms.priority, terms.nanoseconds(), tries, None, True)
+    args, kwargs = (function, batch), {"one_each": one_each}
+    made = hub.submit(_worker.run_batch, args, kwargs, terms.priority, terms.nanoseconds(), tries, None, True)
     return cast("Future[_worker.Outcomes]", made)
+
+
+class _Sizes:
+    """What an executor knows about one function: how large its batches became, if it was mapped before."""
+
+    def __init__(self, known: weakref.WeakKeyDictionary[Any, int], function: Callable[..., Any]) -> None:
+        self._known = known
+        self._function = function
+
+    def first(self) -> int:
+        """Return a size to begin with."""
+        # There are functions that can't be hashed, or referred to weakly, and some whose own code says so its own way.
+        with contextlib.suppress(Exception):
+            return max(1, self._known.get(self._function, 1) // _TRUST)
+        return 1
+
+    def keep(self, size: int) -> None:
+        """Keep a size for the next time."""
+        with contextlib.suppress(Exception):
+            self._known[self._function] = size
 
 
 class _Feed:
@@ -757,10 +797,11 @@ class _Feed:
         workers: int,
         chunksize: int | None,
         buffersize: int | None,
+        sizes: _Sizes,
     ) -> None:
         self._submit = submit
         self._hub = hub
-        items: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        items: Iterator[Any] = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
         self._left: int | None = None
         if buffersize is None:
             every = list(items)
@@ -769,9 +810,10 @@ class _Feed:
         self._items = items
         self._workers = workers
         self._adapts = chunksize is None
-        self._size = chunksize or 1
+        self._sizes = sizes
+        self._size = chunksize or sizes.first()
         self._buffersize = buffersize
-        self._batches: collections.deque[tuple[Future[_worker.Outcomes], list[tuple[Any, ...]]]] = collections.deque()
+        self._batches: collections.deque[tuple[Future[_worker.Outcomes], list[Any]]] = collections.deque()
         # Batches that aren't back, and calls whose results haven't been taken.
         self._out = 0
         self._ahead = 0
@@ -820,9 +862,11 @@ class _Feed:
                 if batch:
                     self._out += 1
                     self._ahead += len(batch)
+                    began = _core.precise_ns()
                     future = self._submit(batch)
+                    pickled = _core.precise_ns() - began
                     self._batches.append((future, batch))
-                    future.add_done_callback(self._came_back)
+                    future.add_done_callback(functools.partial(self._came_back, pickled))
                 if len(batch) < max(1, size) or self._left == 0:
                     self._end()
 
@@ -841,7 +885,7 @@ class _Feed:
             size = min(size, -(-self._left // (2 * self._workers)))
         return max(1, size)
 
-    def _came_back(self, future: concurrent.futures.Future[_worker.Outcomes]) -> None:
+    def _came_back(self, pickled: int, future: concurrent.futures.Future[_worker.Outcomes]) -> None:
         with self._lock:
             self._out -= 1
             if future.cancelled():
@@ -850,8 +894,10 @@ class _Feed:
             if self._adapts and future.exception() is None:
                 took, count = future.result().took, len(future.result().results)
                 if count:
-                    fits = _BATCH * count // max(1, took)
+                    # What is large takes its time before it is there.
+                    fits = _BATCH * count // max(1, took + pickled)
                     self._size = max(1, min(fits, self._size * 8, _MOST_CALLS))
+                    self._sizes.keep(self._size)
         if self._buffersize is None:
             try:
                 self._fill()
@@ -859,8 +905,27 @@ class _Feed:
                 self._failure = error
                 self._end()
 
+    def lists(self, deadline: int | None) -> Iterator[list[Any]]:
+        """Give out the results in lists, which are the taker's."""
+        with contextlib.closing(self._outcomes(deadline)) as batches:
+            for outcomes in batches:
+                yield outcomes.results
+                _raise_for(outcomes)
+
     def results(self, deadline: int | None) -> Iterator[Any]:
-        """Give out the results."""
+        """Give out the results, and pull another item for each."""
+        with contextlib.closing(self._outcomes(deadline)) as batches:
+            for outcomes in batches:
+                # Each is let go as it is taken.
+                results = outcomes.results
+                results.reverse()
+                while results:
+                    self._ahead -= 1
+                    self._fill()
+                    yield results.pop()
+                _raise_for(outcomes)
+
+    def _outcomes(self, deadline: int | None) -> Generator[_worker.Outcomes]:
         try:
             while True:
                 if not self._batches:
@@ -878,7 +943,7 @@ class _Feed:
                 finally:
                     # The exception holds this frame.
                     del future
-                yield from self._given_out(outcomes)
+                yield outcomes
             if self._failure is not None:
                 raise self._failure
             if not self._hub.wanted and self._left:
@@ -890,30 +955,19 @@ class _Feed:
                     future.cancel()
                 self._batches.clear()
 
-    def _given_out(self, outcomes: _worker.Outcomes) -> Iterator[Any]:
-        # Each is let go as it is taken.
-        results = outcomes.results
-        results.reverse()
-        pop = results.pop
-        if self._buffersize is None:
-            while results:
-                yield pop()
-        else:
-            while results:
-                self._ahead -= 1
-                self._fill()
-                yield pop()
-        if outcomes.error is not None:
-            raise _rebuilt((outcomes.error, outcomes.text))
-
-    def _one_by_one(self, batch: list[tuple[Any, ...]], deadline: int | None) -> Iterator[Any]:
+    def _one_by_one(self, batch: list[Any], deadline: int | None) -> Iterator[_worker.Outcomes]:
         futures = collections.deque(self._submit([call], alone=True) for call in batch)
         try:
             while futures:
-                yield from self._given_out(_outcome(futures.popleft(), deadline))
+                yield _outcome(futures.popleft(), deadline)
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _raise_for(outcomes: _worker.Outcomes) -> None:
+    if outcomes.error is not None:
+        raise _rebuilt((outcomes.error, outcomes.text))
 
 
 def _outcome(future: Future[_worker.Outcomes], deadline: int | None) -> _worker.Outcomes:

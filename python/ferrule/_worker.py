@@ -44,13 +44,13 @@ class Outcomes(NamedTuple):
     took: int = 0
 
 
-def run_batch(function: Callable[..., Any], batch: Sequence[tuple[Any, ...]]) -> Outcomes:
-    """Make calls one after the other, up to the first that raises."""
+def run_batch(function: Callable[..., Any], batch: Sequence[Any], *, one_each: bool) -> Outcomes:
+    """Make calls one after the other, up to the first that raises: with one argument each, or with tuples of them."""
     results: list[Any] = []
     started = _core.precise_ns()
     try:
         # Not by a list made from it: what is done before one raises is kept.
-        results.extend(starmap(function, batch))
+        results.extend(map(function, batch) if one_each else starmap(function, batch))
     except BaseException as error:  # noqa: BLE001 - it is the call's result
         return Outcomes(results, *told(error))
     return Outcomes(results, took=_core.precise_ns() - started)
@@ -113,7 +113,7 @@ def _dump_as_multiprocessing(stream: Any, value: object, buffers: Any) -> None:
 
 def template(  # noqa: C901, PLR0912, PLR0915 - one life, told from its beginning to its end
     parent: int,
-    beside: bool,  # noqa: FBT001
+    beside: int,
     preload: Sequence[str],
     path: Sequence[str],
 ) -> None:
@@ -228,7 +228,7 @@ def _hear_nothing(*_: object) -> None:
     """Handle Ctrl-C in workers: it is the parent's. Not `SIG_IGN`, which programs that they start would inherit."""
 
 
-def work(descriptors: Sequence[int], template_pid: int, *, beside: bool) -> int:
+def work(descriptors: Sequence[int], template_pid: int, *, beside: int) -> int:
     """Live as a worker."""
     import atexit
 

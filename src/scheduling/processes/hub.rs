@@ -25,7 +25,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
 use super::super::future::{Elsewhere, FutureBase, Tickets, log_error, rouse};
 use super::super::queue::Queue;
-use super::wire::{Frame, Head, Kind, Reader, Writer};
+use super::wire::{Beside, Frame, Head, Kind, Reader, Writer};
 use super::worker::{Buffers, unpacked};
 use super::{FILLED, OUTBOX, RESULTS, begun, peek, take_back};
 use crate::callable::context;
@@ -33,7 +33,7 @@ use crate::clock::{self, SECOND, binding::nanoseconds};
 use crate::guarding::{Guarded, Made, attached, interned};
 use crate::lifecycle;
 use crate::sharing::binding::bytes_of;
-use crate::sharing::{self, Bell, Happening, Mapping, Received, Watch};
+use crate::sharing::{self, Bell, Happening, Mapping, Received, Segments, Watch};
 use crate::waiting::{Ticket, Waiters, Woken};
 
 /// What a worker is given at once, at most, in nanoseconds of work.
@@ -130,6 +130,7 @@ struct Worker {
     outbox: Mapping,
     reader: Reader,
     writer: Writer,
+    segments: Segments,
     standing: Standing,
     is_spare: bool,
     held: VecDeque<Arc<Job>>,
@@ -216,7 +217,7 @@ struct Terms {
     max_tasks: usize,
     memory_limit: u64,
     bounded: bool,
-    beside: bool,
+    beside: Beside,
     plain: bool,
 }
 
@@ -362,11 +363,7 @@ impl Hub {
         let mut head = Head::plain(Kind::Task, job.number);
         head.epoch = worker.epoch;
         let buffers: Vec<&[u8]> = job.buffers.iter().map(bytes_of).collect();
-        let mut memory = None;
-        if !buffers.is_empty() && self.terms.beside {
-            memory = sharing::sealed(&buffers).ok();
-            head.beside = memory.is_some();
-        }
+        let memory = self.terms.beside.put(&mut head, &buffers, &mut worker.segments);
         worker.writer.push(head, text_of(&job), &buffers, memory);
         worker.given += 1;
         if worker.held.is_empty() {
@@ -461,6 +458,7 @@ impl Hub {
                 socket,
                 reader: Reader::default(),
                 writer: Writer::default(),
+                segments: Segments::default(),
                 standing: Standing::Loading,
                 is_spare: spare,
                 held: VecDeque::new(),
@@ -644,7 +642,7 @@ impl Hub {
         }
         if let Some(worker) = state.workers.get(&name) {
             let filled = usize::try_from(worker.outbox.word(FILLED).load(Ordering::Acquire)).unwrap_or(0);
-            let mut reader = Reader::default();
+            let mut reader = worker.reader.beside();
             reader.feed(&worker.outbox.read(RESULTS, filled.min(OUTBOX - RESULTS)));
             while let Ok(Some(frame)) = reader.take() {
                 self.take_in(state, name, frame);
@@ -942,7 +940,7 @@ impl Hub {
         let names: Vec<u64> = state.workers.iter().filter(|(_, worker)| late(worker)).map(|(name, _)| *name).collect();
         for name in names {
             let Some(worker) = state.workers.get(&name) else { continue };
-            let mut reader = Reader::default();
+            let mut reader = worker.reader.beside();
             reader.feed(&peek(&worker.outbox));
             while let Ok(Some(frame)) = reader.take() {
                 // They will come again: results are taken once, and whatever else it says when it comes.
@@ -1075,7 +1073,7 @@ impl ProcessHub {
         max_tasks: Option<usize>,
         memory_limit: Option<u64>,
         bounded: bool,
-        beside: bool,
+        beside: u8,
         plain: bool,
     ) -> PyResult<Self> {
         let (pack, carried, failure, rebuilt, told, room) = callbacks;
@@ -1087,7 +1085,7 @@ impl ProcessHub {
                 max_tasks: max_tasks.unwrap_or(usize::MAX),
                 memory_limit: memory_limit.unwrap_or(0),
                 bounded,
-                beside,
+                beside: Beside::from_number(beside),
                 plain,
             },
             face: Face { future_class, pack, carried, failure, rebuilt, told, room },

@@ -8,19 +8,22 @@ use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 
-use super::wire::{Frame, Head, Kind, Reader, write};
+use super::wire::{Beside, Frame, Head, Kind, Reader, write};
 use super::{FILLED, FLUSHES, OUTBOX, RESULTS, begin};
 use crate::clock;
 use crate::guarding::{call_method, interned};
 use crate::lifecycle;
 use crate::sharing::binding::{bytes_of, parts};
-use crate::sharing::{self, Mapping, Received};
+use crate::sharing::{self, Mapping, Received, Segments};
 
 /// For how long results are gathered, in nanoseconds, while more is to do.
 const GATHERING: u64 = 300_000;
 
 /// Buffers of so many bytes and more travel beside the pickle.
 pub const LARGE: usize = 64 << 10;
+
+/// To copy so many bytes takes longer than to let go of the interpreter lock.
+const MUCH: usize = 1 << 20;
 
 /// Gathers the buffers that a pickler meets; `pickle`'s `buffer_callback`.
 #[pyclass(frozen, module = "ferrule._core")]
@@ -85,7 +88,10 @@ pub fn unpacked<'py>(py: Python<'py>, frame: &Frame) -> PyResult<(Bound<'py, PyB
     let text = PyBytes::new(py, &frame.body[start..end]);
     let buffers = match &frame.memory {
         _ if lengths.is_empty() => Vec::new(),
-        Some(memory) => parts(py, memory, &lengths)?,
+        Some(memory) => parts(py, &lengths, |whole| {
+            // Who copies much lets others go on meanwhile.
+            if whole > MUCH { lifecycle::detached(py, || memory.take(whole)) } else { memory.take(whole) }
+        })?,
         None => {
             let mut place = end;
             let mut buffers = Vec::with_capacity(lengths.len());
@@ -104,16 +110,22 @@ pub fn unpacked<'py>(py: Python<'py>, frame: &Frame) -> PyResult<(Bound<'py, PyB
 pub struct WorkerEnd {
     socket: OwnedFd,
     outbox: Mapping,
-    beside: bool,
+    beside: Beside,
     generation: u64,
     incoming: Mutex<Reader>,
-    // Held while results are written or sent. When they were last sent.
-    outgoing: Mutex<u64>,
+    // Held while results are written or sent.
+    outgoing: Mutex<Outgoing>,
     since: AtomicU64,
 }
 
+struct Outgoing {
+    /// When results were last sent.
+    sent: u64,
+    segments: Segments,
+}
+
 impl WorkerEnd {
-    fn outgoing(&self) -> MutexGuard<'_, u64> {
+    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -130,7 +142,7 @@ impl WorkerEnd {
         Ok(())
     }
 
-    fn flush(&self, sent: &mut u64) -> std::io::Result<()> {
+    fn flush(&self, outgoing: &mut Outgoing) -> std::io::Result<()> {
         let filled = self.filled();
         if filled > 0 {
             // Odd while it changes; see `peek`.
@@ -140,36 +152,31 @@ impl WorkerEnd {
             self.outbox.word(FLUSHES).fetch_add(1, Ordering::SeqCst);
             sent?;
         }
-        *sent = clock::precise();
+        outgoing.sent = clock::precise();
         Ok(())
     }
 
     /// Puts a frame into the outbox, or sends it where it is too large for that.
     fn put(&self, head: Head, text: &[u8], buffers: &[&[u8]], at_once: bool) -> std::io::Result<()> {
-        let mut sent = self.outgoing();
+        let mut outgoing = self.outgoing();
         let mut head = head;
-        let mut memory = None;
-        if !buffers.is_empty() && self.beside {
-            // Where there is no such memory, or no descriptor left, they go the way of all bytes.
-            memory = sharing::sealed(buffers).ok();
-            head.beside = memory.is_some();
-        }
+        let memory = self.beside.put(&mut head, buffers, &mut outgoing.segments);
         let mut bytes = Vec::new();
         write(&mut bytes, head, text, buffers);
         let filled = self.filled();
         let room = OUTBOX - RESULTS;
         if memory.is_some() || bytes.len() > room / 2 {
-            self.flush(&mut sent)?;
+            self.flush(&mut outgoing)?;
             return self.send_all(&bytes, memory.as_ref());
         }
         let mut place = filled;
         if filled + bytes.len() > room {
-            self.flush(&mut sent)?;
+            self.flush(&mut outgoing)?;
             place = 0;
         }
         self.outbox.write(RESULTS + place, &bytes);
         self.outbox.word(FILLED).store((place + bytes.len()) as u64, Ordering::Release);
-        if at_once { self.flush(&mut sent) } else { Ok(()) }
+        if at_once { self.flush(&mut outgoing) } else { Ok(()) }
     }
 
     /// The next frame that is for this worker; `None` at the end.
@@ -184,11 +191,12 @@ impl WorkerEnd {
                 }
             };
             if frame.head.kind == Kind::Task && !begin(&self.outbox, frame.head.epoch, frame.head.number) {
+                frame.refuse();
                 continue;
             }
-            let mut sent = self.outgoing();
-            if self.filled() > 0 && clock::precise().saturating_sub(*sent) > GATHERING {
-                self.flush(&mut sent)?;
+            let mut outgoing = self.outgoing();
+            if self.filled() > 0 && clock::precise().saturating_sub(outgoing.sent) > GATHERING {
+                self.flush(&mut outgoing)?;
             }
             return Ok(Some(frame));
         }
@@ -197,18 +205,18 @@ impl WorkerEnd {
 
 #[pymethods]
 impl WorkerEnd {
-    /// A worker's end; both descriptors are its own from now on.
+    /// A worker's end; both descriptors are its own from now on. `beside` says how buffers travel.
     #[new]
-    fn new(socket: RawFd, outbox: RawFd, beside: bool) -> PyResult<Self> {
+    fn new(socket: RawFd, outbox: RawFd, beside: u8) -> PyResult<Self> {
         let [socket, outbox] = [socket, outbox].map(sharing::adopt);
         let outbox = Mapping::shared(outbox.as_fd(), OUTBOX)?;
         Ok(Self {
             socket,
             outbox,
-            beside,
+            beside: Beside::from_number(beside),
             generation: lifecycle::generation(),
             incoming: Mutex::default(),
-            outgoing: Mutex::new(clock::precise()),
+            outgoing: Mutex::new(Outgoing { sent: clock::precise(), segments: Segments::default() }),
             since: AtomicU64::new(0),
         })
     }
