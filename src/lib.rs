@@ -108,6 +108,7 @@ mod _core {
         crate::callable::publish_all(module.py())?;
         crate::iterating::binding::publish_all(module.py());
         crate::pipelines::chain::publish_all(module.py());
+        crate::scheduling::processes::results::publish(module.py());
         crate::clock::calibrate();
         crate::lifecycle::install(module)
     }

@@ -45,12 +45,13 @@ _NANOSECONDS: Final = 1_000_000_000
 _MANY: Final = 2**31
 _METHODS: Final = ("spawn", "forkserver")
 
-# How long a batch of `map` is to take, in nanoseconds, and how many calls are in it at most.
+# How long a batch of `map` is to take, in nanoseconds, at most and at least, and how many calls are in it at most.
 _BATCH: Final = 4_000_000
+_SHORTEST: Final = 200_000
 _MOST_CALLS: Final = 20_000
 
-# What was found out about a function counts for so much when it is mapped again: its next arguments may be others.
-_TRUST: Final = 4
+# A batch is so many times larger than one before it at most: what is small may have been quick by chance.
+_GROWTH: Final = 8
 
 # How buffers travel: `Beside` in wire.rs.
 _NEVER, _IN_FILES, _IN_SEGMENTS = range(3)
@@ -337,8 +338,8 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         # Whether large buffers travel in memory of their own, where the system has such.
         self._beside = True
         self._lock = threading.Lock()
-        # How large the batches of functions became that were mapped.
-        self._sizes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        # What calls of functions took that were mapped.
+        self._costs: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
         # What a finalizer of this executor closes; the one that is used is the last.
         self._made: list[_core.ProcessHub] = []
         self._open()
@@ -552,13 +553,13 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         if terms.timeout is not None:
             # A time limit is one call's, and counted from its beginning.
             chunksize = 1
-        sizes = _Sizes(self._sizes, function)
+        cost = _Cost(self._costs, function)
         if terms.retry is not None:
             function = functools.partial(terms.retry.call, function)
         retries = self._retries if terms.retries is None else terms.retries
         one_each = len(iterables) == 1
         call = functools.partial(_submit_batch, self._ready(), function, terms, retries, one_each=one_each)
-        feed = _Feed(call, self._hub, iterables, self._max_workers, chunksize, buffersize, sizes)
+        feed = _Feed(call, self._hub, iterables, self._max_workers, chunksize, buffersize, cost)
         feed.begin()
         if buffersize is None:
             # Most of them are taken without a step of Python's.
@@ -766,24 +767,43 @@ def _submit_batch(
     return cast("Future[_worker.Outcomes]", made)
 
 
-class _Sizes:
-    """What an executor knows about one function: how large its batches became, if it was mapped before."""
+class _Cost:
+    """What one call of a function takes, in nanoseconds, as far as it is known."""
 
-    def __init__(self, known: weakref.WeakKeyDictionary[Any, int], function: Callable[..., Any]) -> None:
+    def __init__(self, known: weakref.WeakKeyDictionary[Any, float], function: Callable[..., Any]) -> None:
         self._known = known
         self._function = function
-
-    def first(self) -> int:
-        """Return a size to begin with."""
+        self._time = 0.0
+        self._calls = 0.0
+        self._largest = 1
         # There are functions that can't be hashed, or referred to weakly, and some whose own code says so its own way.
         with contextlib.suppress(Exception):
-            return max(1, self._known.get(self._function, 1) // _TRUST)
-        return 1
+            cost = known.get(function)
+            if cost is not None:
+                # Its next arguments may be others than the last: they will say so soon.
+                self._time, self._calls = cost, 1.0
+                self._largest = max(1, int(_SHORTEST / cost))
 
-    def keep(self, size: int) -> None:
-        """Keep a size for the next time."""
-        with contextlib.suppress(Exception):
-            self._known[self._function] = size
+    def learn(self, calls: int, taken: int) -> None:
+        """Take note of a batch."""
+        # Large ones say more than small ones, and late ones more than early ones.
+        self._time = self._time / 2 + max(taken, 1)
+        self._calls = self._calls / 2 + calls
+        self._largest = max(self._largest, calls)
+
+    def keep(self) -> None:
+        """Keep what was found out for the next time."""
+        if self._calls:
+            with contextlib.suppress(Exception):
+                self._known[self._function] = self._time / self._calls
+
+    def sizes(self) -> tuple[int, int]:
+        """Return how many calls are in a batch, at least and at most."""
+        if not self._calls:
+            return 1, 1
+        cost = self._time / self._calls
+        most = max(1, min(int(_BATCH / cost), self._largest * _GROWTH, _MOST_CALLS))
+        return max(1, min(int(_SHORTEST / cost), most)), most
 
 
 class _Feed:
@@ -797,7 +817,7 @@ class _Feed:
         workers: int,
         chunksize: int | None,
         buffersize: int | None,
-        sizes: _Sizes,
+        cost: _Cost,
     ) -> None:
         self._submit = submit
         self._hub = hub
@@ -810,8 +830,8 @@ class _Feed:
         self._items = items
         self._workers = workers
         self._adapts = chunksize is None
-        self._sizes = sizes
-        self._size = chunksize or sizes.first()
+        self._chunksize = chunksize or 1
+        self._cost = cost
         self._buffersize = buffersize
         self._batches: collections.deque[tuple[Future[_worker.Outcomes], list[Any]]] = collections.deque()
         # Batches that aren't back, and calls whose results haven't been taken.
@@ -838,6 +858,7 @@ class _Feed:
         if not self._over:
             self._over = True
             self._items = iter(())
+            self._cost.keep()
             if self._buffersize is None:
                 self._hub.keep_promise()
 
@@ -874,16 +895,16 @@ class _Feed:
         return 2 * self._workers + 1
 
     def _next_size(self) -> int:
-        size = self._size
+        least, size = self._cost.sizes() if self._adapts else (self._chunksize, self._chunksize)
         if self._buffersize is not None:
             room = self._buffersize - self._ahead
             # No batch is made smaller than it should be where waiting for a few more results makes it whole.
             size = min(size, max(1, self._buffersize // 2))
             return size if room >= size else 0
-        if self._adapts and self._left is not None:
-            # The last ones are shared out evenly.
-            size = min(size, -(-self._left // (2 * self._workers)))
-        return max(1, size)
+        if self._left is not None:
+            # The last ones are shared out, as far as that is worth it.
+            size = max(least, min(size, -(-self._left // (2 * self._workers))))
+        return size
 
     def _came_back(self, pickled: int, future: concurrent.futures.Future[_worker.Outcomes]) -> None:
         with self._lock:
@@ -895,9 +916,7 @@ class _Feed:
                 took, count = future.result().took, len(future.result().results)
                 if count:
                     # What is large takes its time before it is there.
-                    fits = _BATCH * count // max(1, took + pickled)
-                    self._size = max(1, min(fits, self._size * 8, _MOST_CALLS))
-                    self._sizes.keep(self._size)
+                    self._cost.learn(count, took + pickled)
         if self._buffersize is None:
             try:
                 self._fill()
