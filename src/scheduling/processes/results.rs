@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyList, PySendResult};
+use pyo3::types::iterator::PySendResult;
+use pyo3::types::{PyIterator, PyList};
 
 use crate::guarding::{self, Guarded, attached, call_method, interned};
 use crate::stepping::{self, Stepping};
