@@ -257,9 +257,10 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
     It takes what `concurrent.futures.ProcessPoolExecutor` takes, and means the same, with "spawn" semantics: workers
     import the main module as `__mp_main__`. A worker that dies (killed, out of memory, a fault in C code) fails its own
     task with `WorkerDied`, and another one takes its place. Buffers of 64 KB and more, NumPy's arrays for one, travel
-    beside the pickle through sealed memory, and arrive writable. Context variables that are a module's and can be
-    pickled travel with a call; log records and warnings of the workers reach this process; with cloudpickle installed,
-    lambdas and closures travel, too. Ctrl-C is this process's alone, and ends the workers with it.
+    beside the pickle and arrive writable: those up to 32 MB through memory that is shared with the worker and used again
+    (64 MB each way at most; none with `memory_limit`), others through sealed memory of their own. Context variables that
+    are a module's and can be pickled travel with a call; log records and warnings of the workers reach this process; with
+    cloudpickle installed, lambdas and closures travel, too. Ctrl-C is this process's alone, and ends the workers with it.
 
     Args:
         max_workers: How many processes there are at most, 1 or more. `None` is as many as there are processors.
@@ -833,6 +834,8 @@ class _Feed:
         self._chunksize = chunksize or 1
         self._cost = cost
         self._buffersize = buffersize
+        # With so few calls ahead there is room for a batch, as far as is known.
+        self._resume = buffersize or 0
         self._batches: collections.deque[tuple[Future[_worker.Outcomes], list[Any]]] = collections.deque()
         # Batches that aren't back, and calls whose results haven't been taken.
         self._out = 0
@@ -857,6 +860,7 @@ class _Feed:
     def _end(self) -> None:
         if not self._over:
             self._over = True
+            self._resume = -1
             self._items = iter(())
             self._cost.keep()
             if self._buffersize is None:
@@ -900,6 +904,7 @@ class _Feed:
             room = self._buffersize - self._ahead
             # No batch is made smaller than it should be where waiting for a few more results makes it whole.
             size = min(size, max(1, self._buffersize // 2))
+            self._resume = self._buffersize - size
             return size if room >= size else 0
         if self._left is not None:
             # The last ones are shared out, as far as that is worth it.
@@ -940,7 +945,8 @@ class _Feed:
                 results.reverse()
                 while results:
                     self._ahead -= 1
-                    self._fill()
+                    if self._ahead <= self._resume:
+                        self._fill()
                     yield results.pop()
                 _raise_for(outcomes)
 

@@ -45,15 +45,13 @@ impl Results {
         loop {
             let lists = self.inner.peek(py, |inner| inner.lists.as_ref().map(|lists| lists.bind(py).clone()));
             let Some(lists) = lists else { return Ok(None) };
-            let list = match guarding::send(&lists, py.None().bind(py)) {
-                Ok(PySendResult::Next(list)) => list.cast_into::<PyList>()?,
-                Ok(PySendResult::Return(_)) => {
+            // After an error the generator is at its end, and says so when it is asked again; unless it was only that
+            // another thread has it at work.
+            let list = match guarding::send(&lists, py.None().bind(py))? {
+                PySendResult::Next(list) => list.cast_into::<PyList>()?,
+                PySendResult::Return(_) => {
                     drop(self.end(py));
                     return Ok(None);
-                }
-                Err(error) => {
-                    drop(self.end(py));
-                    return Err(error);
                 }
             };
             let mut items: VecDeque<Py<PyAny>> = list.iter().map(Bound::unbind).collect();
