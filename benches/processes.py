@@ -280,7 +280,7 @@ def pebble_mapping() -> Prepared:
 
 @dataclass(frozen=True)
 class Calls:
-    """Is a pool of whatever make, as far as it calls: `call` waits for the result, `send` returns how to wait for it."""
+    """Is a pool of whatever make, as far as it calls: `send` returns how to wait for the result."""
 
     send: Callable[..., Callable[[float | None], Any]]
     close: Callable[[], object]

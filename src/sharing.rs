@@ -701,7 +701,9 @@ mod tests {
 
     fn read(memory: &Memory, place: usize, length: usize) -> Vec<u8> {
         // SAFETY: the tests ask for what lies there.
-        unsafe { std::slice::from_raw_parts(memory.start().as_ptr().add(place), length) }.to_vec()
+        let start = unsafe { memory.start().add(place) };
+        // SAFETY: as above; it has been written.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), length) }.to_vec()
     }
 
     #[test]
@@ -710,7 +712,7 @@ mod tests {
         let (number, file) = sender.put(&[b"one", b"two"]).expect("memory").expect("room");
         receiver.learn(number, file.expect("a new one").as_fd()).expect("mapped");
         // Nobody has read the first: another one.
-        let (other, file) = sender.put(&[&[7; HUGE]]).expect("memory").expect("room");
+        let (other, file) = sender.put(&[&vec![7; HUGE]]).expect("memory").expect("room");
         assert_ne!(number, other);
         receiver.learn(other, file.expect("a new one").as_fd()).expect("mapped");
         let memory = receiver.get(number).expect("known").take(67).expect("memory");
@@ -738,7 +740,7 @@ mod tests {
         assert!(sender.put(&[b"one too many"]).expect("memory").is_none());
         // A larger one takes the place of one that is free.
         receiver.get(3).expect("known").give_back();
-        let (given, file) = sender.put(&[&[1; HUGE]]).expect("memory").expect("room");
+        let (given, file) = sender.put(&[&vec![1; HUGE]]).expect("memory").expect("room");
         assert_eq!(given, 3);
         receiver.learn(given, file.expect("a new one").as_fd()).expect("mapped");
         assert_eq!(read(&receiver.get(3).expect("known").take(HUGE).expect("memory"), 5, 1), [1]);

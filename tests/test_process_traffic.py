@@ -144,9 +144,9 @@ class TestArrays:
 
         def use(number):
             array = numpy.zeros(30_000)
-            for step in range(15):
-                if not (pool.submit(add, array, number + step).result(LONG) == number + step).all():
-                    wrong.append((number, step))
+            for value in range(number, number + 15):
+                result = pool.submit(add, array, value).result(LONG)
+                wrong.extend(result[result != value])
 
         threads = [threading.Thread(target=use, args=(number * 100,)) for number in range(4)]
         for thread in threads:

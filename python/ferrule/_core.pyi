@@ -906,6 +906,7 @@ __all__ = [
     "Ready",
     "Recorder",
     "Recorders",
+    "Results",
     "Resumptions",
     "Retrier",
     "RetryBudget",

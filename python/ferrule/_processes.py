@@ -257,10 +257,11 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
     It takes what `concurrent.futures.ProcessPoolExecutor` takes, and means the same, with "spawn" semantics: workers
     import the main module as `__mp_main__`. A worker that dies (killed, out of memory, a fault in C code) fails its own
     task with `WorkerDied`, and another one takes its place. Buffers of 64 KB and more, NumPy's arrays for one, travel
-    beside the pickle and arrive writable: those up to 32 MB through memory that is shared with the worker and used again
-    (64 MB each way at most; none with `memory_limit`), others through sealed memory of their own. Context variables that
-    are a module's and can be pickled travel with a call; log records and warnings of the workers reach this process; with
-    cloudpickle installed, lambdas and closures travel, too. Ctrl-C is this process's alone, and ends the workers with it.
+    beside the pickle and arrive writable: those up to 32 MB through memory that is shared with the worker and used
+    again (64 MB each way at most; none with `memory_limit`), others through sealed memory of their own. Context
+    variables that are a module's and can be pickled travel with a call; log records and warnings of the workers reach
+    this process; with cloudpickle installed, lambdas and closures travel, too. Ctrl-C is this process's alone, and ends
+    the workers with it.
 
     Args:
         max_workers: How many processes there are at most, 1 or more. `None` is as many as there are processors.
