@@ -10,7 +10,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
 /// How many descriptors one message brings at most.
-const MOST_DESCRIPTORS: usize = 4;
+pub const MOST_DESCRIPTORS: usize = 4;
 
 /// A result of the system's as Rust has it.
 fn checked(result: libc::c_int) -> io::Result<libc::c_int> {

@@ -9,8 +9,12 @@ import sys
 import threading
 import time
 import warnings
+from multiprocessing import shared_memory
 from pathlib import Path
 
+from ferrule import PerformanceMonitor, Timer, timed
+
+MONITOR = PerformanceMonitor()
 REQUEST = contextvars.ContextVar("REQUEST", default="none")
 CELL = []
 
@@ -137,6 +141,62 @@ def set_request(value):
 
 def log_something(text):
     logging.getLogger("process_tasks").warning("said: %s", text, extra={"shade": "green"})
+
+
+def log_a_lock():
+    logging.getLogger("process_tasks").warning("a lock", extra={"lock": threading.Lock()})
+
+
+@MONITOR.timed
+def measured(seconds, *, fail=False):
+    time.sleep(seconds)
+    with Timer("inside", monitor=MONITOR):
+        pass
+    if fail:
+        raise ValueError("measured all the same")
+
+
+@timed
+def measured_by_default(x):
+    return x
+
+
+def measure_and_die():
+    measured(0)
+    kill_self()
+
+
+def measured_here():
+    measured(0)
+    return MONITOR.stats()["measured"].count
+
+
+def measured_by_a_copy(monitor):
+    with monitor.timer("there"):
+        pass
+    return monitor
+
+
+def inherit(*things):
+    CELL.append(things)
+
+
+def use_what_was_inherited(x):
+    queue, lock, connection, event = CELL[-1]
+    with lock:
+        queue.put(x)
+    connection.send(x)
+    return event.wait(60)
+
+
+def send_through(connection, value):
+    connection.send(value)
+
+
+def fill_shared(name, value):
+    memory = shared_memory.SharedMemory(name)
+    memory.buf[0] = value
+    memory.close()
 
 
 def warn_of(text):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast
 from ferrule import _core, _worker
 from ferrule._checking import positive_integer, shown
 from ferrule._errors import ExecutorClosed, ExecutorFull, TaskTimeout, WorkerDied
+from ferrule._homes import homes_of
 from ferrule._waiting import get_async
 from ferrule.scheduling import (
     ExecutorStats,
@@ -108,7 +109,7 @@ def _rebuilt(value: tuple[BaseException, str]) -> BaseException:
 
 
 def _told(message: bytes) -> None:
-    """Pass on what a worker tells: a record for a logger, a warning."""
+    """Pass on what a worker tells: a record for a logger, a warning, what was measured."""
     import pickle
 
     try:
@@ -120,6 +121,10 @@ def _told(message: bytes) -> None:
             logger = logging.getLogger(record.name)
             if logger.isEnabledFor(record.levelno):
                 logger.handle(record)
+        elif what == "timings":
+            from ferrule import timing
+
+            timing.take_in(value)
         else:
             import warnings
 
@@ -146,14 +151,7 @@ def _home(variable: Any) -> tuple[str, str] | None:
     known = _homes.get(variable)
     if known is not None and (known[1] is not None or known[0] == modules):
         return known[1]
-    home = None
-    for name, module in list(sys.modules.items()):
-        for attribute, value in list(getattr(module, "__dict__", {}).items()):
-            if value is variable:
-                home = (name, attribute)
-                break
-        if home is not None:
-            break
+    home = next(iter(homes_of(variable)), None)
     _homes[variable] = (modules, home)
     return home
 
@@ -380,22 +378,37 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
 
     def _start(self, hub: _core.ProcessHub) -> None:
         import pickle
-        from multiprocessing import spawn, util
+        from multiprocessing import resource_tracker, spawn, util
 
         # Says so where the main module starts processes while it is imported as one's main module.
         data: dict[str, Any] = spawn.get_preparation_data("ProcessPoolExecutor")
         # It goes to our own workers, over a socket that nobody else has.
         data["authkey"] = bytes(data["authkey"])
-        prepare = pickle.dumps(_worker.Preparation(data, _levels(), _filters()), 5)
-        initialize = b""
-        if self._initializer is not None:
-            initialize = _worker.pack((self._initializer, self._initargs), _core.Buffers(inside=True))
+        _worker.teach_pickle()
+        spawning = _worker.Spawning()
+        tracker = spawning.duplicate_for_child(resource_tracker.getfd())
+        prepare = pickle.dumps(_worker.Preparation(data, _levels(), _filters(), tracker), 5)
+        initialize = b"" if self._initializer is None else self._pack_initializer(spawning)
         call = f"template({os.getpid()}, {self._beside}, {self._preload!r}, {list(sys.path)!r})"
         code = f"import sys; sys.path[:] = {list(sys.path)!r}; from ferrule._worker import template; {call}"
         executable = os.fsdecode(cast("Any", spawn.get_executable()))
         flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
         _hubs[hub] = self._on_exit
-        hub.start([executable, *flags, "-c", code], prepare, initialize)
+        hub.start([executable, *flags, "-c", code], prepare, initialize, spawning.descriptors)
+
+    def _pack_initializer(self, spawning: _worker.Spawning) -> bytes:
+        from multiprocessing import context
+
+        # What can only be inherited may be an argument here, as it may where multiprocessing starts processes.
+        context.set_spawning_popen(spawning)  # type: ignore[attr-defined]
+        try:
+            return _worker.pack((self._initializer, self._initargs), _core.Buffers(inside=True), inherits=True)
+        except BaseException:
+            for descriptor in spawning.descriptors:
+                os.close(descriptor)
+            raise
+        finally:
+            context.set_spawning_popen(None)  # type: ignore[attr-defined]
 
     # -- submitting ---------------------------------------------------------------------------------------------------
 

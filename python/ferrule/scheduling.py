@@ -747,6 +747,16 @@ class _Report(NamedTuple):
     duration: int
     attempts: int
     worker: str
+    # What was measured elsewhere while it ran.
+    timings: Any = None
+
+
+def _here() -> tuple[int, bytes]:
+    """Return what tells this process from all others, on whatever machine."""
+    return os.getpid(), _MARK
+
+
+_MARK: Final = os.urandom(8)
 
 
 def _perform(  # noqa: PLR0917 - sent to wherever it runs
@@ -756,10 +766,15 @@ def _perform(  # noqa: PLR0917 - sent to wherever it runs
     retry: Retry | None,
     limit: RateLimiter | None,
     is_coroutine: bool,  # noqa: FBT001
-    in_process: bool = False,  # noqa: FBT001, FBT002
+    sender: tuple[int, bytes] | None = None,
 ) -> _Report:
-    """Run a task here and now: in a worker thread, in another process, or in the caller's thread."""
+    """Run a task here and now: in a worker thread, in the caller's thread, or in another process than its sender."""
     attempts = 0
+    elsewhere = sender is not None and sender != _here()
+    if elsewhere:
+        from ferrule.timing import begin_gathering, gathered
+
+        begin_gathering()
 
     def attempt() -> Any:
         nonlocal attempts
@@ -772,15 +787,17 @@ def _perform(  # noqa: PLR0917 - sent to wherever it runs
             return asyncio.run(function(*args, **kwargs))
         return function(*args, **kwargs)
 
-    worker = f"process {os.getpid()}" if in_process else threading.current_thread().name
+    worker = f"process {os.getpid()}" if elsewhere else threading.current_thread().name
     started = _core.precise_ns()
     try:
         value = attempt() if retry is None else retry.call(attempt)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
-        return _Report(None, error, started, _core.precise_ns() - started, attempts, worker)
-    return _Report(value, None, started, _core.precise_ns() - started, attempts, worker)
+        report = _Report(None, error, started, _core.precise_ns() - started, attempts, worker)
+    else:
+        report = _Report(value, None, started, _core.precise_ns() - started, attempts, worker)
+    return report._replace(timings=gathered()) if elsewhere else report
 
 
 class _Run:
@@ -898,6 +915,10 @@ class _Run:
         now = _core.precise_ns()
         if error is None:
             report = future.result()
+            if report.timings:
+                from ferrule.timing import take_in
+
+                take_in(report.timings)
             self.report(task, report, None if worker == "" else now - report.duration)
             return
         # The task's own errors come in reports: this one is of what was to run it.
@@ -1481,7 +1502,7 @@ class _Elsewhere:
                 self._held_up[task.id] = now + max(1, round(task.limit.check().retry_after * _NANOSECONDS))
                 continue
             args, kwargs = run.arguments(task)
-            call = (task.function, args, kwargs, task.terms.retry, None, task.is_coroutine, True)
+            call = (task.function, args, kwargs, task.terms.retry, None, task.is_coroutine, _here())
             future = run.running[task.id] = self._submit(task, call)
             if task.id in run.called_off:
                 future.cancel()

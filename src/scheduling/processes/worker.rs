@@ -109,6 +109,8 @@ pub struct WorkerEnd {
     incoming: Mutex<Reader>,
     // Held while results are written or sent. When they were last sent.
     outgoing: Mutex<u64>,
+    // How many events were told: who takes them from the socket and from the outbox tells them apart by their numbers.
+    events: AtomicU64,
     since: AtomicU64,
 }
 
@@ -148,6 +150,9 @@ impl WorkerEnd {
     fn put(&self, head: Head, text: &[u8], buffers: &[&[u8]], at_once: bool) -> std::io::Result<()> {
         let mut sent = self.outgoing();
         let mut head = head;
+        if head.kind == Kind::Event {
+            head.number = self.events.fetch_add(1, Ordering::Relaxed) + 1;
+        }
         let mut memory = None;
         if !buffers.is_empty() && self.beside {
             // Where there is no such memory, or no descriptor left, they go the way of all bytes.
@@ -209,6 +214,7 @@ impl WorkerEnd {
             generation: lifecycle::generation(),
             incoming: Mutex::default(),
             outgoing: Mutex::new(clock::precise()),
+            events: AtomicU64::new(0),
             since: AtomicU64::new(0),
         })
     }
