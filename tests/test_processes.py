@@ -488,7 +488,6 @@ class TestWhatCanTBePickled:
         assert pool.submit(lambda x: x + offset, 4).result(LONG) == 7
         assert list(pool.map(lambda x: x + offset, range(3))) == [3, 4, 5]
 
-
     def test_beside_a_lambda_the_main_module_s_functions_are_the_worker_s_own(self, tmp_path):
         pytest.importorskip("cloudpickle")
         program = tmp_path / "program.py"

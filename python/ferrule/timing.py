@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     # A name that was measured, its module, and what its recorder holds; and where those of one monitor belong.
-    CarriedName: TypeAlias = tuple[str, str | None, _core._Carried]
+    CarriedName: TypeAlias = tuple[str, str | None, _core._Carried]  # noqa: SLF001 - a type has no other place
     Gathered: TypeAlias = tuple[list[tuple[str, str]], list[CarriedName]]
     Sink: TypeAlias = Callable[[str | None, float, BaseException | None], object]
     SortKey: TypeAlias = Literal["name", "count", "errors", "total", "mean", "min", "p50", "p90", "p99", "p999", "max"]
@@ -565,19 +565,36 @@ class PerformanceMonitor:
     def __setstate__(self, state: tuple[int, list[CarriedName], dict[str, Any]]) -> None:
         max_names, carried, others = state
         self._open(max_names)
-        self._take_in(carried)
+        self.add_carried(carried)
         vars(self).update(others)
 
-    def _take_in(self, carried: list[CarriedName]) -> None:
+    def add_carried(self, carried: list[CarriedName]) -> None:
+        """Add what was carried off elsewhere; for those who build on monitors.
+
+        Args:
+            carried: What `carry_off` of another monitor has returned.
+        """
         for name, module, measured in carried:
             self.recorder(name, module)[1].add(measured)
 
-    def _found_at(self) -> list[tuple[str, str]]:
+    def carry_off(self) -> Gathered | None:
+        """Take away all that has been measured, to be added elsewhere; for those who build on monitors.
+
+        Returns:
+            The modules that have a name for the monitor, with that name, and what was measured; `None`, and nothing is
+            taken, if there is nothing or no module has one.
+        """
+        if self._recorders.empty:
+            return None
         modules, homes = self._homes
         if not homes and modules != len(sys.modules):
             homes = homes_of(self)
             self._homes = (len(sys.modules), homes)
-        return homes
+        if not homes:
+            return None
+        carried = self._recorders.carried(take=True)
+        # The main module has another name in processes that work for it.
+        return homes, [(name, "__main__" if at == "__mp_main__" else at, measured) for name, at, measured in carried]
 
     def merge(self, other: PerformanceMonitor, /) -> None:
         """Add what another monitor has measured: one that came from another process, for instance.
@@ -603,7 +620,7 @@ class PerformanceMonitor:
         """
         if not isinstance(other, PerformanceMonitor):
             raise TypeError(f"other must be a PerformanceMonitor, not {type(other).__name__}: {other!r}")
-        self._take_in(other._recorders.carried(take=False))
+        self.add_carried(other._recorders.carried(take=False))
 
     def recorder(self, name: str, module: str | None = None, /) -> tuple[str, _core.Recorder]:
         """Return the recorder for a name, and the name that it goes by; for those who build on monitors.
@@ -839,16 +856,9 @@ def gathered() -> list[Gathered]:
     found: list[Gathered] = []
     for reference in tuple(_monitors):
         monitor = reference()
-        if monitor is None or monitor._recorders.empty:
-            continue
-        homes = monitor._found_at()
-        if homes:
-            carried = [
-                # The main module has another name in processes that work for it.
-                (name, "__main__" if module == "__mp_main__" else module, measured)
-                for name, module, measured in monitor._recorders.carried(take=True)
-            ]
-            found.append((homes, carried))
+        taken = None if monitor is None else monitor.carry_off()
+        if taken is not None:
+            found.append(taken)
     return found
 
 
@@ -858,7 +868,7 @@ def take_in(found: list[Gathered]) -> None:
         for module, attribute in homes:
             monitor = getattr(sys.modules.get(module), attribute, None)
             if isinstance(monitor, PerformanceMonitor):
-                monitor._take_in(carried)
+                monitor.add_carried(carried)
                 break
 
 
