@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import warnings
-from multiprocessing import shared_memory
 from pathlib import Path
 
 from ferrule import PerformanceMonitor, Timer, timed
@@ -194,6 +193,9 @@ def send_through(connection, value):
 
 
 def fill_shared(name, value):
+    # Whoever has it loaded has a resource tracker.
+    from multiprocessing import shared_memory
+
     memory = shared_memory.SharedMemory(name)
     memory.buf[0] = value
     memory.close()

@@ -44,6 +44,10 @@ _NANOSECONDS: Final = 1_000_000_000
 _MANY: Final = 2**31
 _METHODS: Final = ("spawn", "forkserver")
 
+# Modules of multiprocessing whose things are registered with its resource tracker, which is a process: programs without
+# them need none.
+_TRACKED: Final = ("shared_memory", "synchronize")
+
 # How long a batch of `map` is to take, in nanoseconds, and how many calls are in it at most.
 _BATCH: Final = 4_000_000
 _MOST_CALLS: Final = 20_000
@@ -386,7 +390,9 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         data["authkey"] = bytes(data["authkey"])
         _worker.teach_pickle()
         spawning = _worker.Spawning()
-        tracker = spawning.duplicate_for_child(resource_tracker.getfd())
+        tracker = None
+        if any(f"multiprocessing.{name}" in sys.modules for name in _TRACKED):
+            tracker = spawning.duplicate_for_child(cast("int", resource_tracker.getfd()))
         prepare = pickle.dumps(_worker.Preparation(data, _levels(), _filters(), tracker), 5)
         initialize = b"" if self._initializer is None else self._pack_initializer(spawning)
         call = f"template({os.getpid()}, {self._beside}, {self._preload!r}, {list(sys.path)!r})"
@@ -400,7 +406,7 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         from multiprocessing import context
 
         # What can only be inherited may be an argument here, as it may where multiprocessing starts processes.
-        context.set_spawning_popen(spawning)  # type: ignore[attr-defined]
+        context.set_spawning_popen(cast("Any", spawning))
         try:
             return _worker.pack((self._initializer, self._initargs), _core.Buffers(inside=True), inherits=True)
         except BaseException:
@@ -408,7 +414,7 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
                 os.close(descriptor)
             raise
         finally:
-            context.set_spawning_popen(None)  # type: ignore[attr-defined]
+            context.set_spawning_popen(None)
 
     # -- submitting ---------------------------------------------------------------------------------------------------
 

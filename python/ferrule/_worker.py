@@ -39,7 +39,7 @@ class Preparation(NamedTuple):
     levels: dict[str | None, int]
     filters: list[Any]
     # Where, among the inherited descriptors, multiprocessing's resource tracker listens.
-    tracker: int
+    tracker: int | None
 
 
 class Inherited(NamedTuple):
@@ -474,9 +474,10 @@ def _prepare(end: _core.WorkerEnd, text: bytes) -> None:
     from multiprocessing import process, resource_tracker, spawn
 
     preparation: Preparation = pickle.loads(text)  # noqa: S301 - from the parent
-    # Shared memory and locks are registered with the parent's tracker: one of a worker's own would remove them with it.
-    tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001
-    tracker._fd = inherited[preparation.tracker]  # noqa: SLF001
+    if preparation.tracker is not None:
+        # Shared memory is registered with the parent's: one of a worker's own would remove it when the worker goes.
+        tracker: Any = vars(resource_tracker)["_resource_tracker"]
+        tracker._fd = inherited[preparation.tracker]  # noqa: SLF001
 
     me: Any = process.current_process()
     # A main module that starts processes as it is imported would start them for ever: multiprocessing says so then.

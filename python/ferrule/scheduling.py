@@ -772,9 +772,9 @@ def _perform(  # noqa: PLR0917 - sent to wherever it runs
     attempts = 0
     elsewhere = sender is not None and sender != _here()
     if elsewhere:
-        from ferrule.timing import begin_gathering, gathered
+        from ferrule import timing
 
-        begin_gathering()
+        timing.begin_gathering()
 
     def attempt() -> Any:
         nonlocal attempts
@@ -797,7 +797,11 @@ def _perform(  # noqa: PLR0917 - sent to wherever it runs
         report = _Report(None, error, started, _core.precise_ns() - started, attempts, worker)
     else:
         report = _Report(value, None, started, _core.precise_ns() - started, attempts, worker)
-    return report._replace(timings=gathered()) if elsewhere else report
+    if elsewhere:
+        from ferrule import timing
+
+        return report._replace(timings=timing.gathered())
+    return report
 
 
 class _Run:
