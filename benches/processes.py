@@ -168,6 +168,13 @@ def mpire() -> Any:
     return WorkerPool(WORKERS, start_method="forkserver", keep_alive=True)
 
 
+def warmed(run: Callable[[int], None], close: Callable[[], object], count: int = 500) -> Prepared:
+    """Has a pool start its processes before anything is measured: that takes longer than whole runs."""
+    for _ in range(3):
+        run(count)
+    return Prepared(run=run, close=close)
+
+
 def submitting(executor: Any, name: str = "submit") -> Prepared:
     """Submits all, then takes all results."""
     if name == "schedule":
@@ -186,7 +193,7 @@ def submitting(executor: Any, name: str = "submit") -> Prepared:
         for future in [submit(pow, 2, 3) for _ in itertools.repeat(None, n)]:
             future.result()
 
-    return Prepared(run=run, close=close)
+    return warmed(run, close)
 
 
 def pool_submitting() -> Prepared:
@@ -197,7 +204,7 @@ def pool_submitting() -> Prepared:
         for result in [made.apply_async(pow, (2, 3)) for _ in itertools.repeat(None, n)]:
             result.get()
 
-    return Prepared(run=run, close=made.terminate)
+    return warmed(run, made.terminate)
 
 
 def mpire_submitting() -> Prepared:
@@ -208,7 +215,7 @@ def mpire_submitting() -> Prepared:
         for result in [made.apply_async(pow, (2, 3)) for _ in itertools.repeat(None, n)]:
             result.get()
 
-    return Prepared(run=run, close=made.terminate)
+    return warmed(run, made.terminate)
 
 
 def mapping(executor: Any, **options: Any) -> Prepared:
@@ -218,19 +225,19 @@ def mapping(executor: Any, **options: Any) -> Prepared:
         for _ in executor.map(abs, range(n), **options):
             pass
 
-    return Prepared(run=run, close=executor.shutdown)
+    return warmed(run, executor.shutdown)
 
 
 def pool_mapping(chunk: int) -> Prepared:
     """Maps over numbers, in chunks."""
     made = pool()
-    return Prepared(run=lambda n: made.map(abs, range(n), chunk) and None, close=made.terminate)
+    return warmed(lambda n: made.map(abs, range(n), chunk) and None, made.terminate)
 
 
 def mpire_mapping() -> Prepared:
     """Maps over numbers."""
     made = mpire()
-    return Prepared(run=lambda n: made.map(abs, range(n)) and None, close=made.terminate)
+    return warmed(lambda n: made.map(abs, range(n)) and None, made.terminate)
 
 
 def round_trip(make: Callable[[], Any], count: int, part: float) -> float:

@@ -83,7 +83,9 @@ mod _core {
     #[pymodule_export]
     use crate::scheduling::processes::hub::ProcessHub;
     #[pymodule_export]
-    use crate::scheduling::processes::worker::{Buffers, WorkerEnd, die_with_parent};
+    use crate::scheduling::processes::results::Results;
+    #[pymodule_export]
+    use crate::scheduling::processes::worker::{Buffers, WorkerEnd, die_with_parent, make_calls};
     #[pymodule_export]
     use crate::sharing::binding::SharedPart;
     #[pymodule_export]
@@ -106,6 +108,7 @@ mod _core {
         crate::callable::publish_all(module.py())?;
         crate::iterating::binding::publish_all(module.py());
         crate::pipelines::chain::publish_all(module.py());
+        crate::scheduling::processes::results::publish(module.py());
         crate::clock::calibrate();
         crate::lifecycle::install(module)
     }

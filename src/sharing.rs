@@ -2,15 +2,34 @@
 //! of processes. All of it is Linux's.
 #![expect(unsafe_code, reason = "system calls that the standard library lacks, and memory that other processes write")]
 
+use std::alloc::{self, Layout};
+use std::cmp::Ordering as Order;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many descriptors one message brings at most.
 pub const MOST_DESCRIPTORS: usize = 4;
+
+/// The bytes of a cache line: parts that travel together don't share one.
+const LINE: usize = 64;
+
+/// The bytes of a huge page, and of the memory for which they are asked.
+const HUGE: usize = 2 << 20;
+
+/// The largest segment in bytes, and the bytes of all that one sender keeps.
+const LARGEST_SEGMENT: usize = 32 << 20;
+const ALL_SEGMENTS: usize = 64 << 20;
+
+/// The smallest segment in bytes.
+const SMALLEST_SEGMENT: usize = 256 << 10;
+
+/// How many segments a sender keeps.
+pub const MOST_SEGMENTS: usize = 8;
 
 /// A result of the system's as Rust has it.
 fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -162,7 +181,7 @@ pub fn nameless(length: usize) -> io::Result<File> {
 pub fn places(lengths: impl IntoIterator<Item = usize>) -> (Vec<usize>, usize) {
     let mut end = 0_usize;
     let places = lengths.into_iter().map(|length| {
-        let place = end.next_multiple_of(64);
+        let place = end.next_multiple_of(LINE);
         end = place.saturating_add(length);
         place
     });
@@ -176,10 +195,28 @@ pub fn sealed(parts: &[&[u8]]) -> io::Result<OwnedFd> {
     for (part, place) in parts.iter().zip(places) {
         file.write_all_at(part, place as u64)?;
     }
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
-    // SAFETY: the descriptor is open.
-    checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+    seal(&file, libc::F_SEAL_WRITE)?;
     Ok(OwnedFd::from(file))
+}
+
+/// Has nobody change a file's size any more, nor whatever else `seals` says.
+fn seal(file: &File, seals: libc::c_int) -> io::Result<()> {
+    let seals = seals | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: the descriptor is open.
+    checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }).map(drop)
+}
+
+/// A file's length in bytes.
+fn size(file: BorrowedFd<'_>) -> io::Result<usize> {
+    // SAFETY: all zeros are a valid answer.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: there is room for the answer.
+    checked(unsafe { libc::fstat(file.as_raw_fd(), &raw mut status) })?;
+    usize::try_from(status.st_size).map_err(io::Error::other)
+}
+
+fn too_short() -> io::Error {
+    io::Error::other("the memory received is shorter than announced")
 }
 
 /// Mapped memory.
@@ -194,10 +231,10 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(file: BorrowedFd<'_>, length: usize, flags: libc::c_int) -> io::Result<Self> {
+    fn new(file: RawFd, length: usize, flags: libc::c_int) -> io::Result<Self> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the system chooses the place.
-        let start = unsafe { libc::mmap(ptr::null_mut(), length, access, flags, file.as_raw_fd(), 0) };
+        let start = unsafe { libc::mmap(ptr::null_mut(), length, access, flags, file, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -206,19 +243,20 @@ impl Mapping {
 
     /// Memory that is seen by all who map the file this way.
     pub fn shared(file: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
-        Self::new(file, length, libc::MAP_SHARED)
+        Self::new(file.as_raw_fd(), length, libc::MAP_SHARED)
+    }
+
+    /// Memory of this process alone, all zeros.
+    fn anonymous(length: usize) -> io::Result<Self> {
+        Self::new(-1, length, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
     }
 
     /// A copy of the file that is made page by page as it is written to. The whole file, which must be so long.
     pub fn private(file: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
-        // SAFETY: all zeros are a valid answer.
-        let mut status: libc::stat = unsafe { std::mem::zeroed() };
-        // SAFETY: there is room for the answer.
-        checked(unsafe { libc::fstat(file.as_raw_fd(), &raw mut status) })?;
-        if usize::try_from(status.st_size).map_or(true, |size| size < length) {
-            return Err(io::Error::other("the memory received is shorter than announced"));
+        if size(file)? < length {
+            return Err(too_short());
         }
-        Self::new(file, length, libc::MAP_PRIVATE)
+        Self::new(file.as_raw_fd(), length, libc::MAP_PRIVATE)
     }
 
     /// A number in the memory that all may change.
@@ -280,6 +318,183 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: nobody has a reference into it any more, and it is unmapped once.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+/// Memory of this process's own: what came from another one lies in it.
+pub enum Memory {
+    /// Mapped, and where it begins in the mapping.
+    Mapped(Mapping, usize),
+    /// From the allocator.
+    Heap(NonNull<u8>, Layout),
+}
+
+// SAFETY: the memory is no thread's own; who reads and writes it is for the owner to settle.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// So many bytes, whatever lies in them.
+    ///
+    /// To take a page from the system for the first time costs several times what it costs to fill it. So much memory is
+    /// taken in huge pages, where the system has such, and little from the allocator, which gives out the same again.
+    fn unused(length: usize) -> io::Result<Self> {
+        if length >= HUGE {
+            let mapping = Mapping::anonymous(length.saturating_add(HUGE))?;
+            let start = mapping.start.addr().get();
+            let skipped = start.next_multiple_of(HUGE) - start;
+            // SAFETY: inside of the mapping, which is larger than asked for by so much.
+            let place = unsafe { mapping.start.add(skipped) };
+            // Advice, which the system may be unable to take.
+            // SAFETY: nothing lies there yet.
+            unsafe { libc::madvise(place.as_ptr().cast(), length, libc::MADV_HUGEPAGE) };
+            return Ok(Self::Mapped(mapping, skipped));
+        }
+        let layout = Layout::from_size_align(length.max(1), LINE).map_err(io::Error::other)?;
+        // SAFETY: the layout isn't empty.
+        let start = unsafe { alloc::alloc(layout) };
+        NonNull::new(start).map(|start| Self::Heap(start, layout)).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        match self {
+            // SAFETY: inside of the mapping.
+            Self::Mapped(mapping, skipped) => unsafe { mapping.start.add(*skipped) },
+            Self::Heap(start, _) => *start,
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Self::Heap(start, layout) = self {
+            // SAFETY: it came from there, with this layout, and nobody has a reference into it any more.
+            unsafe { alloc::dealloc(start.as_ptr(), *layout) };
+        }
+    }
+}
+
+/// Memory that two processes share, over and over again: one writes parts into it, the other copies them out.
+///
+/// In its first word stands whether somebody is still to read it. Its size is sealed, so that neither can pull it from
+/// under the other.
+pub struct Segment(Mapping);
+
+impl Segment {
+    fn new(length: usize) -> io::Result<(Self, OwnedFd)> {
+        let file = nameless(length)?;
+        seal(&file, 0)?;
+        Ok((Self(Mapping::shared(file.as_fd(), length)?), OwnedFd::from(file)))
+    }
+
+    /// The other process's.
+    pub fn received(file: BorrowedFd<'_>) -> io::Result<Self> {
+        let length = size(file)?;
+        if length < LINE {
+            return Err(too_short());
+        }
+        Mapping::shared(file, length).map(Self)
+    }
+
+    fn is_free(&self) -> bool {
+        self.0.word(0).load(Ordering::Acquire) == 0
+    }
+
+    fn put(&self, parts: &[&[u8]], places: &[usize]) {
+        self.0.word(0).store(1, Ordering::Relaxed);
+        for (part, place) in parts.iter().zip(places) {
+            self.0.write(LINE + place, part);
+        }
+    }
+
+    /// Nobody is to read it any more.
+    pub fn give_back(&self) {
+        self.0.word(0).store(0, Ordering::Release);
+    }
+
+    /// Copies what it holds, and gives it back.
+    pub fn take(&self, length: usize) -> io::Result<Memory> {
+        let taken = if self.0.length - LINE < length {
+            Err(too_short())
+        } else {
+            Memory::unused(length).inspect(|memory| {
+                // SAFETY: inside of the mapping, by the comparison.
+                let start = unsafe { self.0.start.add(LINE) };
+                // SAFETY: there is room for so many bytes, and nobody else knows it.
+                unsafe { ptr::copy_nonoverlapping(start.as_ptr(), memory.start().as_ptr(), length) };
+            })
+        };
+        self.give_back();
+        taken
+    }
+}
+
+/// The segments that a sender has.
+#[derive(Default)]
+pub struct Segments(Vec<Segment>);
+
+impl Segments {
+    /// Writes parts into a segment that nobody is to read: its number, and its descriptor where the other side doesn't
+    /// know it yet. `None` where they are too large, or others are still to be read.
+    pub fn put(&mut self, parts: &[&[u8]]) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
+        let (places, length) = places(parts.iter().map(|part| part.len()));
+        let needed = length.saturating_add(LINE);
+        let fits = |segment: &&(usize, &Segment)| segment.1.is_free() && segment.1.0.length >= needed;
+        let free = self.0.iter().enumerate().filter(|each| fits(&each)).min_by_key(|(_, segment)| segment.0.length);
+        let (number, file) = if let Some((number, _)) = free {
+            (number, None)
+        } else {
+            let Some((number, file)) = self.another(needed)? else { return Ok(None) };
+            (number, Some(file))
+        };
+        self.0[number].put(parts, &places);
+        Ok(Some((u8::try_from(number).map_err(io::Error::other)?, file)))
+    }
+
+    /// Another segment of so many bytes and more: in the place of the smallest that nobody reads, where there is no room
+    /// for more of them.
+    fn another(&mut self, needed: usize) -> io::Result<Option<(usize, OwnedFd)>> {
+        if needed > LARGEST_SEGMENT {
+            return Ok(None);
+        }
+        let length = needed.next_power_of_two().max(SMALLEST_SEGMENT);
+        let all: usize = self.0.iter().map(|segment| segment.0.length).sum();
+        if self.0.len() < MOST_SEGMENTS && all + length <= ALL_SEGMENTS {
+            let (segment, file) = Segment::new(length)?;
+            self.0.push(segment);
+            return Ok(Some((self.0.len() - 1, file)));
+        }
+        let free = self.0.iter_mut().enumerate().filter(|(_, segment)| segment.is_free());
+        let Some((number, place)) = free.min_by_key(|(_, segment)| segment.0.length) else { return Ok(None) };
+        if all - place.0.length + length > ALL_SEGMENTS {
+            return Ok(None);
+        }
+        let (segment, file) = Segment::new(length)?;
+        *place = segment;
+        Ok(Some((number, file)))
+    }
+}
+
+/// What a receiver knows of the sender's segments.
+#[derive(Clone, Default)]
+pub struct Known(Vec<Arc<Segment>>);
+
+impl Known {
+    /// A new one by this number: it may replace another.
+    pub fn learn(&mut self, number: u8, file: BorrowedFd<'_>) -> io::Result<()> {
+        let (number, segment) = (usize::from(number), Arc::new(Segment::received(file)?));
+        match number.cmp(&self.0.len()) {
+            Order::Less => self.0[number] = segment,
+            Order::Equal => self.0.push(segment),
+            Order::Greater => return Err(io::Error::other("a segment out of turn")),
+        }
+        Ok(())
+    }
+
+    /// The one by this number.
+    pub fn get(&self, number: u8) -> io::Result<Arc<Segment>> {
+        self.0.get(usize::from(number)).cloned().ok_or_else(|| io::Error::other("a segment that nobody knows"))
     }
 }
 
@@ -398,7 +613,6 @@ pub fn resident(pid: i32) -> Option<u64> {
 #[cfg(feature = "python")]
 pub mod binding {
     use std::ffi::c_int;
-    use std::os::fd::AsFd;
     use std::sync::Arc;
 
     use pyo3::buffer::PyBuffer;
@@ -407,12 +621,12 @@ pub mod binding {
     use pyo3::prelude::*;
     use pyo3::types::PyBytes;
 
-    use super::{Mapping, OwnedFd, places};
+    use super::{Memory, places};
 
     /// A part of memory that came from another process, and is this one's own.
     #[pyclass(frozen, module = "ferrule._core")]
     pub struct SharedPart {
-        mapping: Arc<Mapping>,
+        memory: Arc<Memory>,
         place: usize,
         length: usize,
     }
@@ -430,21 +644,25 @@ pub mod binding {
                 return Err(PyBufferError::new_err("there is no view to fill in"));
             }
             let part = this.get();
-            // SAFETY: the place is inside of the mapping: `parts` has seen to it.
-            let start = unsafe { part.mapping.start.add(part.place) }.as_ptr();
+            // SAFETY: the place is inside of the memory: `parts` has seen to it.
+            let start = unsafe { part.memory.start().add(part.place) }.as_ptr();
             let length = isize::try_from(part.length)?;
-            // SAFETY: the view keeps the part alive, and the part its mapping. It is writable: a private copy.
+            // SAFETY: the view keeps the part alive, and the part its memory. It is writable: this process's own.
             let result = unsafe { ffi::PyBuffer_FillInfo(view, this.as_ptr(), start.cast(), length, 0, flags) };
             if result < 0 { Err(PyErr::fetch(this.py())) } else { Ok(()) }
         }
     }
 
-    /// The parts of memory that was received, mapped together; the descriptor is closed.
-    pub fn parts(py: Python<'_>, memory: &OwnedFd, lengths: &[usize]) -> PyResult<Vec<Py<PyAny>>> {
+    /// The parts of memory that was received; `take` is given its length and has it be this process's own.
+    pub fn parts(
+        py: Python<'_>,
+        lengths: &[usize],
+        take: impl FnOnce(usize) -> std::io::Result<Memory>,
+    ) -> PyResult<Vec<Py<PyAny>>> {
         let (places, whole) = places(lengths.iter().copied());
-        let mapping = Arc::new(Mapping::private(memory.as_fd(), whole)?);
+        let memory = Arc::new(take(whole)?);
         let part = |(place, length): (usize, &usize)| {
-            Ok(Py::new(py, SharedPart { mapping: Arc::clone(&mapping), place, length: *length })?.into_any())
+            Ok(Py::new(py, SharedPart { memory: Arc::clone(&memory), place, length: *length })?.into_any())
         };
         places.into_iter().zip(lengths).map(part).collect()
     }
@@ -476,7 +694,58 @@ mod tests {
     use std::os::fd::AsFd;
     use std::sync::atomic::Ordering;
 
-    use super::{Mapping, Received, message_pair, nameless, places, receive, sealed, send};
+    use super::{
+        ALL_SEGMENTS, HUGE, Known, LARGEST_SEGMENT, MOST_SEGMENTS, Mapping, Memory, Received, Segments, message_pair,
+        nameless, places, receive, sealed, send,
+    };
+
+    fn read(memory: &Memory, place: usize, length: usize) -> Vec<u8> {
+        // SAFETY: the tests ask for what lies there.
+        unsafe { std::slice::from_raw_parts(memory.start().as_ptr().add(place), length) }.to_vec()
+    }
+
+    #[test]
+    fn segments_are_used_again_once_they_are_given_back() {
+        let (mut sender, mut receiver) = (Segments::default(), Known::default());
+        let (number, file) = sender.put(&[b"one", b"two"]).expect("memory").expect("room");
+        receiver.learn(number, file.expect("a new one").as_fd()).expect("mapped");
+        // Nobody has read the first: another one.
+        let (other, file) = sender.put(&[&[7; HUGE]]).expect("memory").expect("room");
+        assert_ne!(number, other);
+        receiver.learn(other, file.expect("a new one").as_fd()).expect("mapped");
+        let memory = receiver.get(number).expect("known").take(67).expect("memory");
+        assert_eq!((read(&memory, 0, 3), read(&memory, 64, 3)), (b"one".to_vec(), b"two".to_vec()));
+        let large = receiver.get(other).expect("known").take(HUGE).expect("memory");
+        assert_eq!(read(&large, HUGE - 1, 1), [7]);
+        let (again, file) = sender.put(&[b"three"]).expect("memory").expect("room");
+        assert_eq!((again, file.is_none()), (number, true));
+        assert_eq!(read(&memory, 0, 3), b"one");
+        assert_eq!(read(&receiver.get(number).expect("known").take(5).expect("memory"), 0, 5), b"three");
+        assert!(receiver.get(7).is_err());
+        assert!(receiver.learn(7, nameless(4096).expect("memory").as_fd()).is_err());
+        assert!(receiver.get(number).expect("known").take(1 << 30).is_err());
+    }
+
+    #[test]
+    fn segments_are_few_and_bounded() {
+        let (mut sender, mut receiver) = (Segments::default(), Known::default());
+        assert!(sender.put(&[&vec![0; LARGEST_SEGMENT]]).expect("memory").is_none());
+        for number in 0..MOST_SEGMENTS {
+            let (given, file) = sender.put(&[b"small"]).expect("memory").expect("room");
+            assert_eq!(usize::from(given), number);
+            receiver.learn(given, file.expect("a new one").as_fd()).expect("mapped");
+        }
+        assert!(sender.put(&[b"one too many"]).expect("memory").is_none());
+        // A larger one takes the place of one that is free.
+        receiver.get(3).expect("known").give_back();
+        let (given, file) = sender.put(&[&[1; HUGE]]).expect("memory").expect("room");
+        assert_eq!(given, 3);
+        receiver.learn(given, file.expect("a new one").as_fd()).expect("mapped");
+        assert_eq!(read(&receiver.get(3).expect("known").take(HUGE).expect("memory"), 5, 1), [1]);
+        let mut large = Segments::default();
+        let most = (0..9).filter(|_| large.put(&[&vec![0; LARGEST_SEGMENT / 2]]).expect("memory").is_some()).count();
+        assert!(most * LARGEST_SEGMENT <= ALL_SEGMENTS, "{most}");
+    }
 
     #[test]
     fn descriptors_travel_with_bytes() {

@@ -104,6 +104,20 @@ def die_if_three(x):
     return die_if(x, 3)
 
 
+def touch_slowly(path, number, flag):
+    """Take a while; the 25th kills its process the first time."""
+    touch(path, str(number))
+    if number == 25:
+        kill_once(flag)
+    time.sleep(0.002)
+    return number
+
+
+def slowly(what, *args):
+    time.sleep(0.001)
+    return what(*args)
+
+
 def hold_memory(size, seconds):
     block = bytearray(size)
     for place in range(0, size, 4096):

@@ -550,6 +550,38 @@ class TestMap:
             paths = [str(tmp_path / f"{number // 5}") for number in range(20)]
             assert list(executor.map(tasks.kill_once, paths, chunksize=5)) == ["alive"] * 20
 
+    @pytest.mark.parametrize("buffersize", [None, 30])
+    def test_what_a_batch_has_done_is_not_done_again(self, tmp_path, buffersize):
+        path, flag = str(tmp_path / "calls"), str(tmp_path / "flag")
+        with ProcessPoolExecutor(2, retries=1) as executor:
+            results = executor.map(
+                tasks.touch_slowly, [path] * 60, range(60), [flag] * 60, chunksize=15, buffersize=buffersize
+            )
+            assert list(results) == list(range(60))
+        calls = sorted(map(int, Path(path).read_text(encoding="utf-8").split()))
+        assert calls == sorted([*range(60), 25])
+
+    def test_batches_that_take_their_time(self, pool):
+        for chunksize in (3, 20):
+            results = pool.map(tasks.slowly, [tasks.square] * 20, range(20), chunksize=chunksize)
+            assert list(results) == [number**2 for number in range(20)]
+            results = pool.map(tasks.slowly, [reciprocal] * 5, [1, 2, 4, 0, 5], chunksize=chunksize)
+            assert [next(results) for _ in range(3)] == [1.0, 0.5, 0.25]
+            with pytest.raises(ZeroDivisionError):
+                next(results)
+        with pytest.raises(OSError, match="by the other"):
+            list(pool.map(tasks.slowly, [tasks.make] * 4, ["other"] * 4, chunksize=4))
+        results = pool.map(tasks.slowly, [maybe_unpicklable] * 6, range(6), chunksize=6)
+        assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
+        with pytest.raises(TypeError, match="I stay here"):
+            next(results)
+
+    def test_and_have_arrays(self, pool):
+        numpy = pytest.importorskip("numpy")
+        arrays = [numpy.full(20_000, number, dtype="f8") for number in range(12)]
+        results = pool.map(tasks.slowly, [tasks.double_in_place] * 12, arrays, chunksize=6)
+        assert [float(each.sum()) for each in results] == [40_000 * number for number in range(12)]
+
     def test_endless_input_is_pulled_as_far_as_agreed(self, pool):
         pulled = itertools.count()
         results = pool.map(tasks.square, pulled, buffersize=16)

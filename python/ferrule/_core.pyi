@@ -1050,7 +1050,7 @@ class SharedPart:
 
 @final
 class WorkerEnd:
-    def __new__(cls, socket: int, outbox: int, beside: bool) -> Self: ...
+    def __new__(cls, socket: int, outbox: int, beside: int) -> Self: ...
     def receive(self) -> tuple[int, int, bytes, list[Any]] | None: ...
     def put_out(
         self,
@@ -1064,6 +1064,21 @@ class WorkerEnd:
     def flush_out(self) -> None: ...
 
 def _die_with_parent() -> int: ...
+def _make_calls(
+    function: Callable[..., Any],
+    items: list[Any],
+    place: int,
+    results: list[Any],
+    one_each: bool,
+    length: int,
+) -> int: ...
+
+@final
+class Results(Iterator[Any]):
+    def __new__(cls, lists: Iterator[list[Any]]) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def close(self) -> None: ...
 
 @final
 class ProcessHub:
@@ -1075,7 +1090,7 @@ class ProcessHub:
             Callable[[Any], object],
             Callable[[str, object, int, int | None, float, str], BaseException | None],
             Callable[[Any], BaseException],
-            Callable[[bytes], None],
+            Callable[[bytes, list[Any]], None],
             Callable[[int], None],
         ],
         *,
@@ -1083,7 +1098,7 @@ class ProcessHub:
         max_tasks: int | None,
         memory_limit: int | None,
         bounded: bool,
-        beside: bool,
+        beside: int,
         plain: bool,
     ) -> Self: ...
     @property

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import os
 import signal
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from ferrule import _core, _worker
@@ -27,7 +29,7 @@ from ferrule.scheduling import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from datetime import timedelta
     from types import TracebackType
     from typing import ParamSpec
@@ -48,9 +50,16 @@ _METHODS: Final = ("spawn", "forkserver")
 # them need none.
 _TRACKED: Final = ("shared_memory", "synchronize")
 
-# How long a batch of `map` is to take, in nanoseconds, and how many calls are in it at most.
+# How long a batch of `map` is to take, in nanoseconds, at most and at least, and how many calls are in it at most.
 _BATCH: Final = 4_000_000
+_SHORTEST: Final = 200_000
 _MOST_CALLS: Final = 20_000
+
+# A batch is so many times larger than one before it at most: what is small may have been quick by chance.
+_GROWTH: Final = 8
+
+# How buffers travel: `Beside` in wire.rs.
+_NEVER, _IN_FILES, _IN_SEGMENTS = range(3)
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - a cause, never raised
@@ -112,8 +121,34 @@ def _rebuilt(value: tuple[BaseException, str]) -> BaseException:
     return error
 
 
-def _told(message: bytes) -> None:
-    """Pass on what a worker tells: a record for a logger, a warning, what was measured."""
+class _Progress:
+    """What a batch of `map` has done that goes on yet."""
+
+    def __init__(self) -> None:
+        self.name = next(_names)
+        self.results: list[Any] = []
+        # What came instead of results.
+        self.failure: BaseException | None = None
+        _batches[self.name] = self
+
+
+_names = itertools.count(1)
+_batches: weakref.WeakValueDictionary[int, _Progress] = weakref.WeakValueDictionary()
+
+
+def _take_in(name: int, text: bytes, buffers: list[Any]) -> None:
+    import pickle
+
+    progress = _batches.get(name)
+    if progress is not None:
+        try:
+            progress.results.extend(pickle.loads(text, buffers=buffers))  # noqa: S301 - from a worker
+        except BaseException as error:  # noqa: BLE001 - results that can't be loaded: that batch's failure
+            progress.failure = error
+
+
+def _told(message: bytes, buffers: list[Any]) -> None:
+    """Pass on what a worker tells: a record for a logger, a warning, what was measured, results of a batch."""
     import pickle
 
     try:
@@ -125,6 +160,8 @@ def _told(message: bytes) -> None:
             logger = logging.getLogger(record.name)
             if logger.isEnabledFor(record.levelno):
                 logger.handle(record)
+        elif what == "done":
+            _take_in(*value, buffers)
         elif what == "timings":
             from ferrule import timing
 
@@ -331,11 +368,11 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         # Whether large buffers travel in memory of their own, where the system has such.
         self._beside = True
         self._lock = threading.Lock()
+        # What calls of functions took that were mapped.
+        self._costs: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
         # What a finalizer of this executor closes; the one that is used is the last.
         self._made: list[_core.ProcessHub] = []
         self._open()
-        import weakref
-
         weakref.finalize(self, _close, self._made).atexit = False
 
     def _open(self) -> None:
@@ -357,11 +394,17 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
             max_tasks=self._max_tasks,
             memory_limit=self._memory_limit,
             bounded=self._max_pending is not None,
-            beside=self._beside,
+            beside=self._way(),
             plain=not by_value,
         )
         self._made[:] = [hub]
         self._hub = hub
+
+    def _way(self) -> int:
+        if not self._beside:
+            return _NEVER
+        # Segments stay with a worker, and would count as its memory.
+        return _IN_SEGMENTS if self._memory_limit is None else _IN_FILES
 
     def _ready(self) -> _core.ProcessHub:
         """Return the hub of this process, started."""
@@ -395,7 +438,7 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
             tracker = spawning.duplicate_for_child(cast("int", resource_tracker.getfd()))
         prepare = pickle.dumps(_worker.Preparation(data, _levels(), _filters(), tracker), 5)
         initialize = b"" if self._initializer is None else self._pack_initializer(spawning)
-        call = f"template({os.getpid()}, {self._beside}, {self._preload!r}, {list(sys.path)!r})"
+        call = f"template({os.getpid()}, {self._way()}, {self._preload!r}, {list(sys.path)!r})"
         code = f"import sys; sys.path[:] = {list(sys.path)!r}; from ferrule._worker import template; {call}"
         executable = os.fsdecode(cast("Any", spawn.get_executable()))
         flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
@@ -514,8 +557,9 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         ...     print(list(executor.map(pow, [2, 3, 4], [5, 2, 3])))
         [32, 9, 64]
 
-        Calls travel in batches. If a worker dies, the calls of its batch run again, each alone, so that the one it died
-        of is known; calls that had been made in that batch are made twice. With `chunksize=1` none is.
+        Calls travel in batches. If a worker dies, what is left of its batch is made again, each call alone, so that the
+        one it died of is known. Calls that were done are not made twice, unless they were among those of the last fifth
+        of a millisecond; with `chunksize=1` none is.
 
         Args:
             fn: What is called, with one item of each iterable.
@@ -557,12 +601,17 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         if terms.timeout is not None:
             # A time limit is one call's, and counted from its beginning.
             chunksize = 1
+        cost = _Cost(self._costs, function)
         if terms.retry is not None:
             function = functools.partial(terms.retry.call, function)
         retries = self._retries if terms.retries is None else terms.retries
-        call = functools.partial(_submit_batch, self._ready(), function, terms, retries)
-        feed = _Feed(call, self._hub, iterables, self._max_workers, chunksize, buffersize)
+        one_each = len(iterables) == 1
+        call = functools.partial(_submit_batch, self._ready(), function, terms, retries, one_each=one_each)
+        feed = _Feed(call, self._hub, iterables, self._max_workers, chunksize, buffersize, cost)
         feed.begin()
+        if buffersize is None:
+            # Most of them are taken without a step of Python's.
+            return _core.Results(feed.lists(deadline))
         return feed.results(deadline)
 
     def options(
@@ -754,15 +803,56 @@ def _submit_batch(
     function: Callable[..., Any],
     terms: ProcessTerms,
     retries: int,
-    batch: list[tuple[Any, ...]],
+    batch: list[Any],
     *,
+    one_each: bool,
+    name: int = 0,
     alone: bool = False,
 ) -> Future[_worker.Outcomes]:
     # A batch that dies is made again call by call; only then the tries are counted.
     tries = retries if alone or len(batch) == 1 else 0
-    args = (function, batch)
-    made = hub.submit(_worker.run_batch, args, None, terms.priority, terms.nanoseconds(), tries, None, True)
+    args, kwargs = (function, batch), {"one_each": one_each, "name": name}
+    made = hub.submit(_worker.run_batch, args, kwargs, terms.priority, terms.nanoseconds(), tries, None, True)
     return cast("Future[_worker.Outcomes]", made)
+
+
+class _Cost:
+    """What one call of a function takes, in nanoseconds, as far as it is known."""
+
+    def __init__(self, known: weakref.WeakKeyDictionary[Any, float], function: Callable[..., Any]) -> None:
+        self._known = known
+        self._function = function
+        self._time = 0.0
+        self._calls = 0.0
+        self._largest = 1
+        # There are functions that can't be hashed, or referred to weakly, and some whose own code says so its own way.
+        with contextlib.suppress(Exception):
+            cost = known.get(function)
+            if cost is not None:
+                # Its next arguments may be others than the last: they will say so soon.
+                self._time, self._calls = cost, 1.0
+                self._largest = max(1, int(_SHORTEST / cost))
+
+    def learn(self, calls: int, taken: int) -> None:
+        """Take note of a batch."""
+        # Large ones say more than small ones, and late ones more than early ones.
+        self._time = self._time / 2 + max(taken, 1)
+        self._calls = self._calls / 2 + calls
+        self._largest = max(self._largest, calls)
+
+    def keep(self) -> None:
+        """Keep what was found out for the next time."""
+        if self._calls:
+            with contextlib.suppress(Exception):
+                self._known[self._function] = self._time / self._calls
+
+    def sizes(self) -> tuple[int, int]:
+        """Return how many calls are in a batch, at least and at most."""
+        if not self._calls:
+            return 1, 1
+        cost = self._time / self._calls
+        most = max(1, min(int(_BATCH / cost), self._largest * _GROWTH, _MOST_CALLS))
+        return max(1, min(int(_SHORTEST / cost), most)), most
 
 
 class _Feed:
@@ -776,10 +866,11 @@ class _Feed:
         workers: int,
         chunksize: int | None,
         buffersize: int | None,
+        cost: _Cost,
     ) -> None:
         self._submit = submit
         self._hub = hub
-        items: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        items: Iterator[Any] = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
         self._left: int | None = None
         if buffersize is None:
             every = list(items)
@@ -788,9 +879,12 @@ class _Feed:
         self._items = items
         self._workers = workers
         self._adapts = chunksize is None
-        self._size = chunksize or 1
+        self._chunksize = chunksize or 1
+        self._cost = cost
         self._buffersize = buffersize
-        self._batches: collections.deque[tuple[Future[_worker.Outcomes], list[tuple[Any, ...]]]] = collections.deque()
+        # With what those have done that are no single calls.
+        self._batches: collections.deque[tuple[Future[_worker.Outcomes], list[Any], _Progress | None]]
+        self._batches = collections.deque()
         # Batches that aren't back, and calls whose results haven't been taken.
         self._out = 0
         self._ahead = 0
@@ -815,6 +909,7 @@ class _Feed:
         if not self._over:
             self._over = True
             self._items = iter(())
+            self._cost.keep()
             if self._buffersize is None:
                 self._hub.keep_promise()
 
@@ -839,9 +934,12 @@ class _Feed:
                 if batch:
                     self._out += 1
                     self._ahead += len(batch)
-                    future = self._submit(batch)
-                    self._batches.append((future, batch))
-                    future.add_done_callback(self._came_back)
+                    progress = _Progress() if len(batch) > 1 else None
+                    began = _core.precise_ns()
+                    future = self._submit(batch, name=0 if progress is None else progress.name)
+                    pickled = _core.precise_ns() - began
+                    self._batches.append((future, batch, progress))
+                    future.add_done_callback(functools.partial(self._came_back, pickled))
                 if len(batch) < max(1, size) or self._left == 0:
                     self._end()
 
@@ -849,28 +947,28 @@ class _Feed:
         return 2 * self._workers + 1
 
     def _next_size(self) -> int:
-        size = self._size
+        least, size = self._cost.sizes() if self._adapts else (self._chunksize, self._chunksize)
         if self._buffersize is not None:
             room = self._buffersize - self._ahead
             # No batch is made smaller than it should be where waiting for a few more results makes it whole.
             size = min(size, max(1, self._buffersize // 2))
             return size if room >= size else 0
-        if self._adapts and self._left is not None:
-            # The last ones are shared out evenly.
-            size = min(size, -(-self._left // (2 * self._workers)))
-        return max(1, size)
+        if self._left is not None:
+            # The last ones are shared out, as far as that is worth it.
+            size = max(least, min(size, -(-self._left // (2 * self._workers))))
+        return size
 
-    def _came_back(self, future: concurrent.futures.Future[_worker.Outcomes]) -> None:
+    def _came_back(self, pickled: int, future: concurrent.futures.Future[_worker.Outcomes]) -> None:
         with self._lock:
             self._out -= 1
             if future.cancelled():
                 self._end()
                 return
             if self._adapts and future.exception() is None:
-                took, count = future.result().took, len(future.result().results)
+                took, count = future.result().took, future.result().calls
                 if count:
-                    fits = _BATCH * count // max(1, took)
-                    self._size = max(1, min(fits, self._size * 8, _MOST_CALLS))
+                    # What is large takes its time before it is there.
+                    self._cost.learn(count, took + pickled)
         if self._buffersize is None:
             try:
                 self._fill()
@@ -878,26 +976,45 @@ class _Feed:
                 self._failure = error
                 self._end()
 
+    def lists(self, deadline: int | None) -> Iterator[list[Any]]:
+        """Give out the results in lists, which are the taker's."""
+        with contextlib.closing(self._outcomes(deadline)) as batches:
+            for outcomes in batches:
+                yield outcomes.results
+                _raise_for(outcomes)
+
     def results(self, deadline: int | None) -> Iterator[Any]:
-        """Give out the results."""
+        """Give out the results, and pull another item for each."""
+        with contextlib.closing(self._outcomes(deadline)) as batches:
+            for outcomes in batches:
+                # Each is let go as it is taken.
+                results = outcomes.results
+                results.reverse()
+                while results:
+                    self._ahead -= 1
+                    self._fill()
+                    yield results.pop()
+                _raise_for(outcomes)
+
+    def _outcomes(self, deadline: int | None) -> Generator[_worker.Outcomes]:
         try:
             while True:
                 if not self._batches:
                     self._fill(one=True)
                 if not self._batches:
                     break
-                future, batch = self._batches.popleft()
+                future, batch, progress = self._batches.popleft()
+                outcomes = None
                 try:
                     outcomes = _outcome(future, deadline)
                 except WorkerDied:
-                    if len(batch) == 1:
+                    if progress is None:
                         raise
-                    yield from self._one_by_one(batch, deadline)
-                    continue
                 finally:
                     # The exception holds this frame.
                     del future
-                yield from self._given_out(outcomes)
+                yield from self._whole(batch, progress, outcomes, deadline)
+                del outcomes
             if self._failure is not None:
                 raise self._failure
             if not self._hub.wanted and self._left:
@@ -905,34 +1022,47 @@ class _Feed:
         finally:
             with self._lock:
                 self._end()
-                for future, _ in self._batches:
+                for future, _, _ in self._batches:
                     future.cancel()
                 self._batches.clear()
 
-    def _given_out(self, outcomes: _worker.Outcomes) -> Iterator[Any]:
-        # Each is let go as it is taken.
-        results = outcomes.results
-        results.reverse()
-        pop = results.pop
-        if self._buffersize is None:
-            while results:
-                yield pop()
+    def _whole(
+        self,
+        batch: list[Any],
+        progress: _Progress | None,
+        outcomes: _worker.Outcomes | None,
+        deadline: int | None,
+    ) -> Iterator[_worker.Outcomes]:
+        """Put what a batch told early before its outcomes; without those, make the calls that are left."""
+        done: list[Any] = []
+        if progress is not None:
+            if progress.failure is not None:
+                raise progress.failure
+            done = progress.results
+        if outcomes is None:
+            # Whoever takes the results takes them out of the list.
+            left = batch[len(done) :]
+            yield _worker.Outcomes(done)
+            yield from self._one_by_one(left, deadline)
+        elif done:
+            done.extend(outcomes.results)
+            yield outcomes._replace(results=done)
         else:
-            while results:
-                self._ahead -= 1
-                self._fill()
-                yield pop()
-        if outcomes.error is not None:
-            raise _rebuilt((outcomes.error, outcomes.text))
+            yield outcomes
 
-    def _one_by_one(self, batch: list[tuple[Any, ...]], deadline: int | None) -> Iterator[Any]:
+    def _one_by_one(self, batch: list[Any], deadline: int | None) -> Iterator[_worker.Outcomes]:
         futures = collections.deque(self._submit([call], alone=True) for call in batch)
         try:
             while futures:
-                yield from self._given_out(_outcome(futures.popleft(), deadline))
+                yield _outcome(futures.popleft(), deadline)
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _raise_for(outcomes: _worker.Outcomes) -> None:
+    if outcomes.error is not None:
+        raise _rebuilt((outcomes.error, outcomes.text))
 
 
 def _outcome(future: Future[_worker.Outcomes], deadline: int | None) -> _worker.Outcomes:

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import traceback
-from itertools import starmap
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -27,6 +26,9 @@ _PREPARE, _INITIALIZE, _TASK, _LEAVE, _PREPARED, _READY, _FAILED, _RETURNED, _RA
 
 _BORN, _GONE, _BAD = range(3)
 
+
+# This worker's own.
+_ends: list[_core.WorkerEnd] = []
 
 # The parent's descriptors that workers have from the template.
 inherited: list[int] = []
@@ -71,6 +73,12 @@ class Spawning:
         return Inherited(place)
 
 
+# For so many nanoseconds at most a batch goes on before what it has done is put where the parent finds it whatever
+# becomes of this process.
+_UNSAVED: Final = 200_000
+_EVER: Final = 2**63
+
+
 class Outcomes(NamedTuple):
     """What became of a batch of calls: the results up to the first that raised, and what that one raised."""
 
@@ -78,18 +86,37 @@ class Outcomes(NamedTuple):
     error: BaseException | None = None
     text: str = ""
     took: int = 0
+    calls: int = 0
 
 
-def run_batch(function: Callable[..., Any], batch: Sequence[tuple[Any, ...]]) -> Outcomes:
-    """Make calls one after the other, up to the first that raises."""
+def run_batch(function: Callable[..., Any], batch: list[Any], *, one_each: bool, name: int) -> Outcomes:
+    """Make calls one after the other, up to the first that raises: with one argument each, or with tuples of them.
+
+    What has been done for a while is told at once, under the batch's name if it has one, and isn't in the outcomes.
+    """
     results: list[Any] = []
     started = _core.precise_ns()
+    place, length = 0, _UNSAVED if name else _EVER
     try:
-        # Not by a list made from it: what is done before one raises is kept.
-        results.extend(starmap(function, batch))
+        # What is done before one raises is kept.
+        while (place := _core._make_calls(function, batch, place, results, one_each, length)) < len(batch):  # noqa: SLF001
+            _save(name, results)
     except BaseException as error:  # noqa: BLE001 - it is the call's result
         return Outcomes(results, *told(error))
-    return Outcomes(results, took=_core.precise_ns() - started)
+    return Outcomes(results, took=_core.precise_ns() - started, calls=place)
+
+
+def _save(name: int, results: list[Any]) -> None:
+    import pickle
+
+    end = _ends[-1]
+    buffers = _core.Buffers()
+    try:
+        text = pack(results, buffers)
+    except BaseException:  # noqa: BLE001 - whoever reports the outcomes finds out which it is
+        return
+    end.put_out(_EVENT, 0, pickle.dumps((_DONE, (name, text)), 5), buffers)
+    results.clear()
 
 
 def told(error: BaseException) -> tuple[BaseException, str]:
@@ -183,7 +210,7 @@ def _dump_as_multiprocessing(stream: Any, value: object, buffers: Any) -> None:
 
 def template(  # noqa: C901, PLR0912, PLR0915 - one life, told from its beginning to its end
     parent: int,
-    beside: bool,  # noqa: FBT001
+    beside: int,
     preload: Sequence[str],
     path: Sequence[str],
 ) -> None:
@@ -303,7 +330,7 @@ def _hear_nothing(*_: object) -> None:
     """Handle Ctrl-C in workers: it is the parent's. Not `SIG_IGN`, which programs that they start would inherit."""
 
 
-def work(descriptors: Sequence[int], template_pid: int, *, beside: bool) -> int:
+def work(descriptors: Sequence[int], template_pid: int, *, beside: int) -> int:
     """Live as a worker."""
     import atexit
 
@@ -313,6 +340,7 @@ def work(descriptors: Sequence[int], template_pid: int, *, beside: bool) -> int:
     # Exit handlers of the template's are not the worker's.
     atexit._clear()  # noqa: SLF001
     end = _core.WorkerEnd(descriptors[0], descriptors[1], beside)
+    _ends.append(end)
     try:
         _serve(end)
     finally:
@@ -508,6 +536,7 @@ class _Unused(Warning):
 _LOG: Final = "log"
 _WARNING: Final = "warning"
 _TIMINGS: Final = "timings"
+_DONE: Final = "done"
 
 
 def _tell(end: _core.WorkerEnd, what: str, value: object, *, at_once: bool = True) -> None:

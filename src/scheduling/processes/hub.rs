@@ -25,7 +25,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
 use super::super::future::{Elsewhere, FutureBase, Tickets, log_error, rouse};
 use super::super::queue::Queue;
-use super::wire::{Frame, Head, Kind, Reader, Writer};
+use super::wire::{Beside, Frame, Head, Kind, Reader, Writer};
 use super::worker::{Buffers, unpacked};
 use super::{FILLED, FLUSHES, OUTBOX, RESULTS, begun, peek, take_back};
 use crate::callable::context;
@@ -33,7 +33,7 @@ use crate::clock::{self, SECOND, binding::nanoseconds};
 use crate::guarding::{Guarded, Made, attached, interned};
 use crate::lifecycle;
 use crate::sharing::binding::bytes_of;
-use crate::sharing::{self, Bell, Happening, Mapping, Received, Watch};
+use crate::sharing::{self, Bell, Happening, Mapping, Received, Segments, Watch};
 use crate::waiting::{Ticket, Waiters, Woken};
 
 /// What a worker is given at once, at most, in nanoseconds of work.
@@ -130,6 +130,7 @@ struct Worker {
     outbox: Mapping,
     reader: Reader,
     writer: Writer,
+    segments: Segments,
     standing: Standing,
     is_spare: bool,
     held: VecDeque<Arc<Job>>,
@@ -218,7 +219,7 @@ struct Terms {
     max_tasks: usize,
     memory_limit: u64,
     bounded: bool,
-    beside: bool,
+    beside: Beside,
     plain: bool,
 }
 
@@ -271,7 +272,7 @@ struct Face {
     failure: Py<PyAny>,
     /// Makes an exception of what came home: `rebuilt(value)`.
     rebuilt: Py<PyAny>,
-    /// Takes what workers tell: `told(bytes)`.
+    /// Takes what workers tell: `told(bytes, buffers)`.
     told: Py<PyAny>,
     /// There is room for so many more in the queue: `room(count)`.
     room: Py<PyAny>,
@@ -372,11 +373,7 @@ impl Hub {
         let mut head = Head::plain(Kind::Task, job.number);
         head.epoch = worker.epoch;
         let buffers: Vec<&[u8]> = job.buffers.iter().map(bytes_of).collect();
-        let mut memory = None;
-        if !buffers.is_empty() && self.terms.beside {
-            memory = sharing::sealed(&buffers).ok();
-            head.beside = memory.is_some();
-        }
+        let memory = self.terms.beside.put(&mut head, &buffers, &mut worker.segments);
         worker.writer.push(head, text_of(&job), &buffers, memory);
         worker.given += 1;
         if worker.held.is_empty() {
@@ -471,6 +468,7 @@ impl Hub {
                 socket,
                 reader: Reader::default(),
                 writer: Writer::default(),
+                segments: Segments::default(),
                 standing: Standing::Loading,
                 is_spare: spare,
                 held: VecDeque::new(),
@@ -661,7 +659,7 @@ impl Hub {
         }
         if let Some(worker) = state.workers.get(&name) {
             let filled = usize::try_from(worker.outbox.word(FILLED).load(Ordering::Acquire)).unwrap_or(0);
-            let mut reader = Reader::default();
+            let mut reader = worker.reader.beside();
             reader.feed(&worker.outbox.read(RESULTS, filled.min(OUTBOX - RESULTS)));
             while let Ok(Some(frame)) = reader.take() {
                 self.take_in(state, name, frame);
@@ -831,8 +829,8 @@ impl Hub {
                 (job, Err(error))
             }
             Done::Event(frame) => {
-                let (text, _) = unpacked(py, &frame)?;
-                return self.face.told.bind(py).call1((text,)).map(drop);
+                let (text, buffers) = unpacked(py, &frame)?;
+                return self.face.told.bind(py).call1((text, buffers)).map(drop);
             }
             Done::Room(count) => {
                 self.make_room(py, count);
@@ -978,7 +976,7 @@ impl Hub {
                 // What came before these is on its way.
                 continue;
             }
-            let mut reader = Reader::default();
+            let mut reader = worker.reader.beside();
             reader.feed(&gathered);
             while let Ok(Some(frame)) = reader.take() {
                 // They will come again, and are taken once.
@@ -1111,7 +1109,7 @@ impl ProcessHub {
         max_tasks: Option<usize>,
         memory_limit: Option<u64>,
         bounded: bool,
-        beside: bool,
+        beside: u8,
         plain: bool,
     ) -> PyResult<Self> {
         let (pack, carried, failure, rebuilt, told, room) = callbacks;
@@ -1123,7 +1121,7 @@ impl ProcessHub {
                 max_tasks: max_tasks.unwrap_or(usize::MAX),
                 memory_limit: memory_limit.unwrap_or(0),
                 bounded,
-                beside,
+                beside: Beside::from_number(beside),
                 plain,
             },
             face: Face { future_class, pack, carried, failure, rebuilt, told, room },

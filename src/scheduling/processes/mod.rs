@@ -7,6 +7,8 @@
 
 #[cfg(feature = "python")]
 pub mod hub;
+#[cfg(feature = "python")]
+pub mod results;
 pub mod wire;
 #[cfg(feature = "python")]
 pub mod worker;

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use crate::sharing::{self, Received};
+use crate::sharing::{self, Known, Mapping, Memory, Received, Segment, Segments};
 
 /// A frame's head, in bytes.
 pub const HEAD: usize = 32;
@@ -51,14 +52,89 @@ const KINDS: [Kind; 10] = [
     Kind::Event,
 ];
 
+/// Where a frame's buffers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In its body.
+    Inside,
+    /// In a file of their own, whose descriptor comes along.
+    File,
+    /// In a segment that the receiver knows.
+    Segment(u8),
+    /// In a segment whose descriptor comes along.
+    NewSegment(u8),
+}
+
+impl Place {
+    fn byte(self) -> u8 {
+        match self {
+            Self::Inside => 0,
+            Self::File => 1,
+            Self::Segment(number) => 2 | number << 2,
+            Self::NewSegment(number) => 3 | number << 2,
+        }
+    }
+
+    fn from_byte(byte: u8) -> Self {
+        match byte % 4 {
+            0 => Self::Inside,
+            1 => Self::File,
+            2 => Self::Segment(byte >> 2),
+            _ => Self::NewSegment(byte >> 2),
+        }
+    }
+}
+
+/// How buffers travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// In the body.
+    Never,
+    /// In files of their own.
+    Files,
+    /// In segments, as far as there is room.
+    Segments,
+}
+
+impl Beside {
+    /// As it is told to workers.
+    #[must_use]
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Never,
+            1 => Self::Files,
+            _ => Self::Segments,
+        }
+    }
+
+    /// Puts buffers where they go; the descriptor that is to come along.
+    ///
+    /// Where there is no such memory, or no descriptor left, they go the way of all bytes.
+    pub fn put(self, head: &mut Head, buffers: &[&[u8]], segments: &mut Segments) -> Option<OwnedFd> {
+        head.place = Place::Inside;
+        if buffers.is_empty() || self == Self::Never {
+            return None;
+        }
+        if self == Self::Segments
+            && let Ok(Some((number, file))) = segments.put(buffers)
+        {
+            head.place = if file.is_some() { Place::NewSegment(number) } else { Place::Segment(number) };
+            return file;
+        }
+        let file = sharing::sealed(buffers).ok()?;
+        head.place = Place::File;
+        Some(file)
+    }
+}
+
 /// A frame's head. The body follows: the buffers' lengths, the text, and the buffers themselves, unless they lie in memory
-/// whose descriptor comes along.
+/// that is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// What it is about.
     pub kind: Kind,
-    /// Whether the buffers lie in memory whose descriptor comes along.
-    pub beside: bool,
+    /// Where the buffers are.
+    pub place: Place,
     /// How many buffers there are.
     pub buffers: u16,
     /// For tasks: under which of the worker's epochs it may begin.
@@ -75,13 +151,13 @@ impl Head {
     /// The head of a frame without buffers.
     #[must_use]
     pub fn plain(kind: Kind, number: u64) -> Self {
-        Self { kind, beside: false, buffers: 0, epoch: 0, length: 0, number, took: 0 }
+        Self { kind, place: Place::Inside, buffers: 0, epoch: 0, length: 0, number, took: 0 }
     }
 
     fn bytes(&self) -> [u8; HEAD] {
         let mut bytes = [0; HEAD];
         bytes[0] = self.kind as u8;
-        bytes[1] = u8::from(self.beside);
+        bytes[1] = self.place.byte();
         bytes[2..4].copy_from_slice(&self.buffers.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.epoch.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.length.to_le_bytes());
@@ -99,7 +175,7 @@ impl Head {
         let kind = KINDS.get(usize::from(bytes[0])).ok_or_else(|| io::Error::other("not a frame of ferrule's"))?;
         Ok(Self {
             kind: *kind,
-            beside: bytes[1] != 0,
+            place: Place::from_byte(bytes[1]),
             buffers: u16::from_le_bytes([bytes[2], bytes[3]]),
             epoch: u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
             length: part(8),
@@ -111,7 +187,7 @@ impl Head {
 
 /// Writes a frame behind what is there: head, text, and what buffers lie in the body.
 pub fn write(into: &mut Vec<u8>, mut head: Head, text: &[u8], buffers: &[&[u8]]) {
-    let inside = if head.beside { 0 } else { buffers.iter().map(|buffer| buffer.len()).sum() };
+    let inside = if head.place == Place::Inside { buffers.iter().map(|buffer| buffer.len()).sum() } else { 0 };
     head.buffers = u16::try_from(buffers.len()).unwrap_or(u16::MAX);
     head.length = (buffers.len() * 8 + text.len() + inside) as u64;
     into.reserve(HEAD + buffers.len() * 8 + text.len() + inside);
@@ -120,9 +196,27 @@ pub fn write(into: &mut Vec<u8>, mut head: Head, text: &[u8], buffers: &[&[u8]])
         into.extend_from_slice(&(buffer.len() as u64).to_le_bytes());
     }
     into.extend_from_slice(text);
-    if !head.beside {
+    if head.place == Place::Inside {
         for buffer in buffers {
             into.extend_from_slice(buffer);
+        }
+    }
+}
+
+/// Shared memory that holds a frame's buffers.
+pub enum Shared {
+    /// A file.
+    File(OwnedFd),
+    /// A segment, to be given back.
+    Segment(Arc<Segment>),
+}
+
+impl Shared {
+    /// Has so many bytes be this process's own.
+    pub fn take(&self, length: usize) -> io::Result<Memory> {
+        match self {
+            Self::File(file) => Ok(Memory::Mapped(Mapping::private(file.as_fd(), length)?, 0)),
+            Self::Segment(segment) => segment.take(length),
         }
     }
 }
@@ -134,10 +228,17 @@ pub struct Frame {
     /// Its body.
     pub body: Vec<u8>,
     /// The memory with its buffers.
-    pub memory: Option<OwnedFd>,
+    pub memory: Option<Shared>,
 }
 
 impl Frame {
+    /// Gives back, unread, what its buffers lie in.
+    pub fn refuse(self) {
+        if let Some(Shared::Segment(segment)) = self.memory {
+            segment.give_back();
+        }
+    }
+
     /// The lengths of its buffers, and where the text begins and ends.
     pub fn layout(&self) -> io::Result<(Vec<usize>, usize, usize)> {
         let wrong = || io::Error::other("a frame that contradicts itself");
@@ -149,7 +250,7 @@ impl Frame {
             lengths.push(usize::try_from(u64::from_le_bytes(number)).map_err(io::Error::other)?);
         }
         let mut end = self.body.len();
-        if !self.head.beside {
+        if self.head.place == Place::Inside {
             for length in &lengths {
                 end = end.checked_sub(*length).ok_or_else(wrong)?;
             }
@@ -165,6 +266,7 @@ pub struct Reader {
     start: usize,
     descriptors: VecDeque<OwnedFd>,
     fresh: Vec<OwnedFd>,
+    segments: Known,
 }
 
 impl Reader {
@@ -184,6 +286,12 @@ impl Reader {
         self.bytes.truncate(old + count);
         self.descriptors.extend(self.fresh.drain(..));
         received
+    }
+
+    /// One for bytes of the same sender's that come another way.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { segments: self.segments.clone(), ..Self::default() }
     }
 
     /// Takes bytes that came another way.
@@ -208,10 +316,15 @@ impl Reader {
             return Ok(None);
         };
         let body = body.to_vec();
-        let memory = if head.beside {
-            Some(self.descriptors.pop_front().ok_or_else(|| io::Error::other("a descriptor is missing"))?)
-        } else {
-            None
+        let mut descriptor = || self.descriptors.pop_front().ok_or_else(|| io::Error::other("a descriptor is missing"));
+        let memory = match head.place {
+            Place::Inside => None,
+            Place::File => Some(Shared::File(descriptor()?)),
+            Place::Segment(number) => Some(Shared::Segment(self.segments.get(number)?)),
+            Place::NewSegment(number) => {
+                self.segments.learn(number, descriptor()?.as_fd())?;
+                Some(Shared::Segment(self.segments.get(number)?))
+            }
         };
         self.start = from + length;
         Ok(Some(Frame { head, body, memory }))
@@ -289,8 +402,8 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
-    use super::{Frame, HEAD, Head, Kind, Reader, Writer, write};
-    use crate::sharing::{Received, sealed};
+    use super::{Beside, Frame, HEAD, Head, Kind, Reader, Writer, write};
+    use crate::sharing::{Received, Segments};
 
     fn text(frame: &Frame) -> &[u8] {
         let (_, start, end) = frame.layout().expect("a layout");
@@ -337,13 +450,14 @@ mod tests {
         let (here, there) = UnixStream::pair().expect("a pair");
         here.set_nonblocking(true).expect("set");
         there.set_nonblocking(true).expect("set");
-        let mut writer = Writer::default();
+        let (mut writer, mut segments) = (Writer::default(), Segments::default());
         for number in 0..40_u8 {
             let mut head = Head::plain(Kind::Returned, u64::from(number));
-            head.beside = number % 3 == 0;
-            let memory = head.beside.then(|| sealed(&[&[number; 10]]).expect("memory"));
             let buffer = [number; 10];
-            let buffers: &[&[u8]] = if head.beside { &[&buffer] } else { &[] };
+            let buffers: &[&[u8]] = if number % 3 == 0 { &[&buffer] } else { &[] };
+            // The first ones find segments; those that come when all are in use get files.
+            let beside = if number % 2 == 0 { Beside::Segments } else { Beside::Files };
+            let memory = beside.put(&mut head, buffers, &mut segments);
             writer.push(head, &vec![number; 30_000], buffers, memory);
         }
         let (mut reader, mut seen) = (Reader::default(), 0_u8);
@@ -354,6 +468,10 @@ mod tests {
                     assert_eq!(frame.head.number, u64::from(seen));
                     assert_eq!(text(&frame), vec![seen; 30_000]);
                     assert_eq!(frame.memory.is_some(), seen % 3 == 0);
+                    if let Some(memory) = &frame.memory {
+                        memory.take(10).expect("ten bytes");
+                        assert!(memory.take(1 << 40).is_err());
+                    }
                     seen += 1;
                 }
             }

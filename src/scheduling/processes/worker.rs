@@ -6,21 +6,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyTuple};
 
-use super::wire::{Frame, Head, Kind, Reader, write};
+use super::wire::{Beside, Frame, Head, Kind, Reader, write};
 use super::{FILLED, FLUSHES, OUTBOX, RESULTS, begin};
 use crate::clock;
-use crate::guarding::{call_method, interned};
+use crate::guarding::{call, call_method, interned};
 use crate::lifecycle;
 use crate::sharing::binding::{bytes_of, parts};
-use crate::sharing::{self, Mapping, Received};
+use crate::sharing::{self, Mapping, Received, Segments};
 
 /// For how long results are gathered, in nanoseconds, while more is to do.
 const GATHERING: u64 = 300_000;
 
 /// Buffers of so many bytes and more travel beside the pickle.
 pub const LARGE: usize = 64 << 10;
+
+/// To copy so many bytes takes longer than to let go of the interpreter lock.
+const MUCH: usize = 1 << 20;
 
 /// Gathers the buffers that a pickler meets; `pickle`'s `buffer_callback`.
 #[pyclass(frozen, module = "ferrule._core")]
@@ -85,7 +88,10 @@ pub fn unpacked<'py>(py: Python<'py>, frame: &Frame) -> PyResult<(Bound<'py, PyB
     let text = PyBytes::new(py, &frame.body[start..end]);
     let buffers = match &frame.memory {
         _ if lengths.is_empty() => Vec::new(),
-        Some(memory) => parts(py, memory, &lengths)?,
+        Some(memory) => parts(py, &lengths, |whole| {
+            // Who copies much lets others go on meanwhile.
+            if whole > MUCH { lifecycle::detached(py, || memory.take(whole)) } else { memory.take(whole) }
+        })?,
         None => {
             let mut place = end;
             let mut buffers = Vec::with_capacity(lengths.len());
@@ -104,18 +110,24 @@ pub fn unpacked<'py>(py: Python<'py>, frame: &Frame) -> PyResult<(Bound<'py, PyB
 pub struct WorkerEnd {
     socket: OwnedFd,
     outbox: Mapping,
-    beside: bool,
+    beside: Beside,
     generation: u64,
     incoming: Mutex<Reader>,
-    // Held while results are written or sent. When they were last sent.
-    outgoing: Mutex<u64>,
+    // Held while results are written or sent.
+    outgoing: Mutex<Outgoing>,
     // How many events were told: who takes them from the socket and from the outbox tells them apart by their numbers.
     events: AtomicU64,
     since: AtomicU64,
 }
 
+struct Outgoing {
+    /// When results were last sent.
+    sent: u64,
+    segments: Segments,
+}
+
 impl WorkerEnd {
-    fn outgoing(&self) -> MutexGuard<'_, u64> {
+    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -132,7 +144,7 @@ impl WorkerEnd {
         Ok(())
     }
 
-    fn flush(&self, sent: &mut u64) -> std::io::Result<()> {
+    fn flush(&self, outgoing: &mut Outgoing) -> std::io::Result<()> {
         let filled = self.filled();
         if filled > 0 {
             // Odd while it changes; see `peek`.
@@ -142,39 +154,34 @@ impl WorkerEnd {
             self.outbox.word(FLUSHES).fetch_add(1, Ordering::SeqCst);
             sent?;
         }
-        *sent = clock::precise();
+        outgoing.sent = clock::precise();
         Ok(())
     }
 
     /// Puts a frame into the outbox, or sends it where it is too large for that.
     fn put(&self, head: Head, text: &[u8], buffers: &[&[u8]], at_once: bool) -> std::io::Result<()> {
-        let mut sent = self.outgoing();
+        let mut outgoing = self.outgoing();
         let mut head = head;
         if head.kind == Kind::Event {
             head.number = self.events.fetch_add(1, Ordering::Relaxed) + 1;
         }
-        let mut memory = None;
-        if !buffers.is_empty() && self.beside {
-            // Where there is no such memory, or no descriptor left, they go the way of all bytes.
-            memory = sharing::sealed(buffers).ok();
-            head.beside = memory.is_some();
-        }
+        let memory = self.beside.put(&mut head, buffers, &mut outgoing.segments);
         let mut bytes = Vec::new();
         write(&mut bytes, head, text, buffers);
         let filled = self.filled();
         let room = OUTBOX - RESULTS;
         if memory.is_some() || bytes.len() > room / 2 {
-            self.flush(&mut sent)?;
+            self.flush(&mut outgoing)?;
             return self.send_all(&bytes, memory.as_ref());
         }
         let mut place = filled;
         if filled + bytes.len() > room {
-            self.flush(&mut sent)?;
+            self.flush(&mut outgoing)?;
             place = 0;
         }
         self.outbox.write(RESULTS + place, &bytes);
         self.outbox.word(FILLED).store((place + bytes.len()) as u64, Ordering::Release);
-        if at_once { self.flush(&mut sent) } else { Ok(()) }
+        if at_once { self.flush(&mut outgoing) } else { Ok(()) }
     }
 
     /// The next frame that is for this worker; `None` at the end.
@@ -189,11 +196,12 @@ impl WorkerEnd {
                 }
             };
             if frame.head.kind == Kind::Task && !begin(&self.outbox, frame.head.epoch, frame.head.number) {
+                frame.refuse();
                 continue;
             }
-            let mut sent = self.outgoing();
-            if self.filled() > 0 && clock::precise().saturating_sub(*sent) > GATHERING {
-                self.flush(&mut sent)?;
+            let mut outgoing = self.outgoing();
+            if self.filled() > 0 && clock::precise().saturating_sub(outgoing.sent) > GATHERING {
+                self.flush(&mut outgoing)?;
             }
             return Ok(Some(frame));
         }
@@ -202,18 +210,18 @@ impl WorkerEnd {
 
 #[pymethods]
 impl WorkerEnd {
-    /// A worker's end; both descriptors are its own from now on.
+    /// A worker's end; both descriptors are its own from now on. `beside` says how buffers travel.
     #[new]
-    fn new(socket: RawFd, outbox: RawFd, beside: bool) -> PyResult<Self> {
+    fn new(socket: RawFd, outbox: RawFd, beside: u8) -> PyResult<Self> {
         let [socket, outbox] = [socket, outbox].map(sharing::adopt);
         let outbox = Mapping::shared(outbox.as_fd(), OUTBOX)?;
         Ok(Self {
             socket,
             outbox,
-            beside,
+            beside: Beside::from_number(beside),
             generation: lifecycle::generation(),
             incoming: Mutex::default(),
-            outgoing: Mutex::new(clock::precise()),
+            outgoing: Mutex::new(Outgoing { sent: clock::precise(), segments: Segments::default() }),
             events: AtomicU64::new(0),
             since: AtomicU64::new(0),
         })
@@ -274,6 +282,31 @@ impl WorkerEnd {
             let _ = py.detach(|| self.flush(&mut self.outgoing()));
         }
     }
+}
+
+/// Makes calls with the items of a list from `place` on (tuples of arguments, unless there is `one_each`), and puts what
+/// they return into `results`; returns the place of the next one after so many nanoseconds, or at the list's end.
+#[pyfunction]
+#[pyo3(name = "_make_calls")]
+pub fn make_calls(
+    function: &Bound<'_, PyAny>,
+    items: &Bound<'_, PyList>,
+    mut place: usize,
+    results: &Bound<'_, PyList>,
+    one_each: bool,
+    length: u64,
+) -> PyResult<usize> {
+    let until = clock::precise().saturating_add(length);
+    while place < items.len() {
+        let item = items.get_item(place)?;
+        place += 1;
+        let result = if one_each { call(function, &[&item])? } else { function.call1(item.cast_into::<PyTuple>()?)? };
+        results.append(result)?;
+        if clock::precise() >= until {
+            break;
+        }
+    }
+    Ok(place)
 }
 
 /// Has the process killed when the thread that made it ends; returns the parent's number.
