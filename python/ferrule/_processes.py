@@ -1,5 +1,8 @@
 """Processes that survive anything: the executor of `ferrule.scheduling` whose tasks run in processes of their own."""
 
+# A view and its executor are one thing in two classes.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import collections
@@ -18,15 +21,9 @@ from ferrule import _core, _worker
 from ferrule._checking import positive_integer, shown
 from ferrule._errors import ExecutorClosed, ExecutorFull, TaskTimeout, WorkerDied
 from ferrule._homes import homes_of
+from ferrule._terms import is_interrupted, nanoseconds_of, policy_of, priority_of, timeout_of
 from ferrule._waiting import get_async
-from ferrule.scheduling import (
-    ExecutorStats,
-    Future,
-    _is_interrupted,
-    _policy,
-    _priority,
-    _timeout,
-)
+from ferrule.scheduling import ExecutorStats, Future
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -83,9 +80,7 @@ class ProcessTerms(NamedTuple):
 
     def nanoseconds(self) -> int | None:
         """Return the time limit in nanoseconds."""
-        if self.timeout is None or self.timeout >= _MANY:
-            return None
-        return max(1, round(self.timeout * _NANOSECONDS))
+        return nanoseconds_of(self.timeout)
 
 
 # -- what the hub calls; none of it knows the executor, which must not be kept alive -----------------------------------
@@ -152,7 +147,7 @@ def _told(message: bytes, buffers: list[Any]) -> None:
     import pickle
 
     try:
-        what, value = pickle.loads(message)  # noqa: S301 - from a worker
+        what, value = cast("tuple[str, Any]", pickle.loads(message))  # noqa: S301 - from a worker
         if what == "log":
             import logging
 
@@ -161,7 +156,8 @@ def _told(message: bytes, buffers: list[Any]) -> None:
             if logger.isEnabledFor(record.levelno):
                 logger.handle(record)
         elif what == "done":
-            _take_in(*value, buffers)
+            name, text = value
+            _take_in(name, text, buffers)
         elif what == "timings":
             from ferrule import timing
 
@@ -201,7 +197,7 @@ def _carried(context: Any) -> list[tuple[str, str, bytes]] | None:
     """Return what of a context can travel."""
     import pickle
 
-    carried = []
+    carried: list[tuple[str, str, bytes]] = []
     for variable, value in context.items():
         home = _home(variable)
         if home is None:
@@ -217,8 +213,9 @@ def _pack_by_value(value: object, buffers: _core.Buffers) -> bytes:
     """Pickle for workers that can't load this program's main module."""
     import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
+    dumps: Callable[..., bytes] = cast("Any", cloudpickle).dumps
     try:
-        return cast("bytes", cloudpickle.dumps(value, protocol=5, buffer_callback=buffers))
+        return dumps(value, protocol=5, buffer_callback=buffers)
     except Exception:  # noqa: BLE001 - the usual ways may do it, or say why not
         buffers.clear()
         return _worker.pack(value, buffers)
@@ -238,7 +235,7 @@ def _forget_those_over() -> None:
 
 def _at_exit() -> None:
     hubs = list(_hubs.items())
-    interrupted = _is_interrupted()
+    interrupted = is_interrupted()
     for hub, policy in hubs:
         if interrupted or policy == "kill":
             hub.kill(signal.SIGKILL, last=True)
@@ -446,10 +443,11 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         hub.start([executable, *flags, "-c", code], prepare, initialize, spawning.descriptors)
 
     def _pack_initializer(self, spawning: _worker.Spawning) -> bytes:
-        from multiprocessing import context
+        import multiprocessing.context
 
+        context: Any = multiprocessing.context
         # What can only be inherited may be an argument here, as it may where multiprocessing starts processes.
-        context.set_spawning_popen(cast("Any", spawning))
+        context.set_spawning_popen(spawning)
         try:
             return _worker.pack((self._initializer, self._initargs), _core.Buffers(inside=True), inherits=True)
         except BaseException:
@@ -640,7 +638,9 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         """
         if retries is not None:
             _retries(retries)
-        return ProcessExecutorView(self, ProcessTerms(_priority(priority), _timeout(timeout), _policy(retry), retries))
+        return ProcessExecutorView(
+            self, ProcessTerms(priority_of(priority), timeout_of(timeout), policy_of(retry), retries)
+        )
 
     # -- ending -------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,16 @@ _PREPARE, _INITIALIZE, _TASK, _LEAVE, _PREPARED, _READY, _FAILED, _RETURNED, _RA
 
 _BORN, _GONE, _BAD = range(3)
 
+# What every worker needs, and what a main module has loaded that starts some; the template loads it once.
+_NEEDED: Final = (
+    "concurrent.futures.thread",
+    "logging.handlers",
+    "multiprocessing.spawn",
+    "pickle",
+    "warnings",
+    "ferrule._processes",
+)
+
 
 # This worker's own.
 _ends: list[_core.WorkerEnd] = []
@@ -95,11 +105,12 @@ def run_batch(function: Callable[..., Any], batch: list[Any], *, one_each: bool,
     What has been done for a while is told at once, under the batch's name if it has one, and isn't in the outcomes.
     """
     results: list[Any] = []
+    make_calls = _core._make_calls  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     started = _core.precise_ns()
     place, length = 0, _UNSAVED if name else _EVER
     try:
         # What is done before one raises is kept.
-        while (place := _core._make_calls(function, batch, place, results, one_each, length)) < len(batch):  # noqa: SLF001
+        while (place := make_calls(function, batch, place, results, one_each, length)) < len(batch):
             _save(name, results)
     except BaseException as error:  # noqa: BLE001 - it is the call's result
         return Outcomes(results, *told(error))
@@ -176,13 +187,16 @@ def _other_ways() -> list[Callable[[Any, object, Any], None]]:
     except ImportError:
         return ways
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
+    base: Any = cloudpickle.Pickler
+
+    class Pickler(base):  # type: ignore[misc]
         """Sends what the main module has a name for by that name: workers have that module, under the same name."""
 
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, (FunctionType, type)) and _is_main_s(obj):
                 return NotImplemented
-            return super().reducer_override(obj)
+            above: Any = super()
+            return above.reducer_override(obj)
 
     ways.append(lambda stream, value, buffers: Pickler(stream, 5, buffer_callback=buffers).dump(value))
     return ways
@@ -240,21 +254,14 @@ def template(  # noqa: C901, PLR0912, PLR0915 - one life, told from its beginnin
             text = f"preload: {module!r} can't be imported\n{traceback.format_exc()}"
             say(_BAD, 0, 0, text.encode("utf-8", "replace")[:4000])
             os._exit(1)
-    # What every worker needs; loaded once.
-    import concurrent.futures.thread  # noqa: F401
-    import logging.handlers  # noqa: F401
-    import multiprocessing.spawn  # noqa: F401
-    import pickle  # noqa: F401
-    import warnings  # noqa: F401
-
-    import ferrule._processes  # noqa: F401 - what a main module that starts some has loaded
-
+    for module in _NEEDED:
+        __import__(module)
     teach_pickle()
 
     bell, ring = os.pipe()
     for end in (bell, ring):
         os.set_blocking(end, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGCHLD, _hear_nothing)
     signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -327,7 +334,10 @@ def _reap(children: dict[int, int], say: Callable[[int, int, int], None]) -> Non
 
 
 def _hear_nothing(*_: object) -> None:
-    """Handle Ctrl-C in workers: it is the parent's. Not `SIG_IGN`, which programs that they start would inherit."""
+    """Handle a signal that only wakes, and Ctrl-C in workers, which is the parent's.
+
+    Not by `SIG_IGN`, which programs that they start would inherit.
+    """
 
 
 def work(descriptors: Sequence[int], template_pid: int, *, beside: int) -> int:
@@ -337,14 +347,15 @@ def work(descriptors: Sequence[int], template_pid: int, *, beside: int) -> int:
     signal.signal(signal.SIGINT, _hear_nothing)
     if _core._die_with_parent() != template_pid:  # noqa: SLF001
         return 1
+    handlers: Any = atexit
     # Exit handlers of the template's are not the worker's.
-    atexit._clear()  # noqa: SLF001
+    handlers._clear()  # noqa: SLF001
     end = _core.WorkerEnd(descriptors[0], descriptors[1], beside)
     _ends.append(end)
     try:
         _serve(end)
     finally:
-        _leave(atexit._run_exitfuncs)  # noqa: SLF001
+        _leave(handlers._run_exitfuncs)  # noqa: SLF001
         end.flush_out()
     return 0
 

@@ -33,6 +33,7 @@ from ferrule._errors import (
     WorkerDied,
 )
 from ferrule._logging import logger_of
+from ferrule._terms import is_interrupted, nanoseconds_of, policy_of, priority_of, timeout_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -72,7 +73,6 @@ __all__ = [
 T = TypeVar("T")
 
 _NANOSECONDS: Final = 1_000_000_000
-_MANY: Final = 2**31
 
 
 # What lives in a module of its own, which threads don't need.
@@ -87,31 +87,6 @@ def __getattr__(name: str) -> object:
     for each in _PROCESSES:
         globals()[each] = getattr(_processes, each)
     return globals()[name]
-
-
-def _priority(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"priority must be an integer, not {shown(value)}")
-    if not -_MANY <= value < _MANY:
-        raise ValueError(f"priority must fit into 32 bits, got {value!r}")
-    return value
-
-
-def _timeout(value: float | timedelta | None) -> float | None:
-    if value is None:
-        return None
-    seconds = _core.seconds_from("timeout", value)
-    if seconds == 0:
-        raise ValueError("timeout must be more than 0 seconds, or None for ever")
-    return seconds
-
-
-def _policy(value: object) -> Retry | None:
-    from ferrule.retrying import Retry
-
-    if value is not None and not isinstance(value, Retry):
-        raise TypeError(f"retry must be a ferrule.Retry or None, not {shown(value)}")
-    return value
 
 
 class Future(_core.FutureBase, concurrent.futures.Future[T]):
@@ -183,18 +158,10 @@ _numbers = itertools.count()
 _ERRORS: Final = (BrokenThreadPool, ExecutorClosed, ExecutorFull, TaskTimeout)
 
 
-def _is_interrupted() -> bool:
-    import sys
-
-    # In an interactive session the last error may be an old one.
-    error = getattr(sys, "last_exc", None)
-    return not hasattr(sys, "ps1") and isinstance(error or getattr(sys, "last_value", None), KeyboardInterrupt)
-
-
 def _at_exit() -> None:
     """Ends the executors before the interpreter does: what is queued is still done, unless Ctrl-C ends the program."""
     _core.Crew.close_all()
-    interrupted = _is_interrupted()
+    interrupted = is_interrupted()
     crews = list(_crews.items())
     for crew, recruiter in crews:
         crew.close(cancel=interrupted or not recruiter.drains)
@@ -226,9 +193,7 @@ class _Terms(NamedTuple):
     retry: Retry | None = None
 
     def nanoseconds(self) -> int | None:
-        if self.timeout is None or self.timeout >= _MANY:
-            return None
-        return max(1, round(self.timeout * _NANOSECONDS))
+        return nanoseconds_of(self.timeout)
 
 
 _PLAIN: Final = _Terms()
@@ -381,7 +346,7 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
         Raises:
             TypeError, ValueError: If an argument is not what it may be.
         """
-        return ExecutorView(self, _Terms(_priority(priority), _timeout(timeout), _policy(retry)))
+        return ExecutorView(self, _Terms(priority_of(priority), timeout_of(timeout), policy_of(retry)))
 
     async def submit_async(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Submit a call from an event loop: where the queue is full, await room instead of blocking the loop.
@@ -1052,7 +1017,7 @@ class TaskScheduler:
             _check_limit(limit)
         terms = _PLAIN
         if timeout is not None or retry is not None or priority is not _PLAIN.priority:
-            terms = _Terms(_priority(priority), _timeout(timeout), _policy(retry))
+            terms = _Terms(priority_of(priority), timeout_of(timeout), policy_of(retry))
         args, kwargs = tuple(args), dict(kwargs or ())
         values = [each.task for each in (*args, *kwargs.values()) if isinstance(each, _ResultOf)]
         needs = _needs(id, (*depends_on, *values))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     # A name that was measured, its module, and what its recorder holds; and where those of one monitor belong.
-    CarriedName: TypeAlias = tuple[str, str | None, _core._Carried]  # noqa: SLF001 - a type has no other place
+    CarriedName: TypeAlias = tuple[str, str | None, _core._Carried]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     Gathered: TypeAlias = tuple[list[tuple[str, str]], list[CarriedName]]
     Sink: TypeAlias = Callable[[str | None, float, BaseException | None], object]
     SortKey: TypeAlias = Literal["name", "count", "errors", "total", "mean", "min", "p50", "p90", "p99", "p999", "max"]

@@ -1,0 +1,85 @@
+"""The terms of a task: what executors of threads and of processes check alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ferrule import _core
+from ferrule._checking import shown
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from ferrule.retrying import Retry
+
+_NANOSECONDS: Final = 1_000_000_000
+_MANY: Final = 2**31
+
+
+def priority_of(value: object) -> int:
+    """Return a priority, checked.
+
+    Args:
+        value: What was given as `priority`.
+
+    Raises:
+        TypeError, ValueError: If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"priority must be an integer, not {shown(value)}")
+    if not -_MANY <= value < _MANY:
+        raise ValueError(f"priority must fit into 32 bits, got {value!r}")
+    return value
+
+
+def timeout_of(value: float | timedelta | None) -> float | None:
+    """Return a time limit in seconds, checked.
+
+    Args:
+        value: What was given as `timeout`.
+
+    Raises:
+        TypeError, ValueError: If it is none.
+    """
+    if value is None:
+        return None
+    seconds = _core.seconds_from("timeout", value)
+    if seconds == 0:
+        raise ValueError("timeout must be more than 0 seconds, or None for ever")
+    return seconds
+
+
+def policy_of(value: object) -> Retry | None:
+    """Return a policy of retrying, checked.
+
+    Args:
+        value: What was given as `retry`.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    from ferrule.retrying import Retry
+
+    if value is not None and not isinstance(value, Retry):
+        raise TypeError(f"retry must be a ferrule.Retry or None, not {shown(value)}")
+    return value
+
+
+def nanoseconds_of(seconds: float | None) -> int | None:
+    """Return a time limit in nanoseconds; `None` where it is as good as none.
+
+    Args:
+        seconds: The limit in seconds, if there is one.
+    """
+    if seconds is None or seconds >= _MANY:
+        return None
+    return max(1, round(seconds * _NANOSECONDS))
+
+
+def is_interrupted() -> bool:
+    """Tell whether Ctrl-C ends the program."""
+    import sys
+
+    # In an interactive session the last error may be an old one.
+    error = getattr(sys, "last_exc", None)
+    return not hasattr(sys, "ps1") and isinstance(error or getattr(sys, "last_value", None), KeyboardInterrupt)
