@@ -685,6 +685,38 @@ class _ResultOf(NamedTuple):
     task: str
 
 
+# What is searched for them, at any depth. Of dictionaries, the values.
+_SEARCHED = frozenset({_ResultOf, list, tuple, dict})
+
+
+def _within(argument: Any) -> Iterable[Any]:
+    return argument.values() if type(argument) is dict else argument
+
+
+def _named_in(argument: Any, seen: set[int]) -> Iterator[str]:
+    """Name the tasks whose values stand for something in an argument."""
+    if type(argument) is _ResultOf:
+        yield argument.task
+    elif type(argument) in _SEARCHED and id(argument) not in seen:
+        seen.add(id(argument))
+        # Most lists hold plain data, and some a lot of it.
+        if not _SEARCHED.isdisjoint(map(type, _within(argument))):
+            for each in _within(argument):
+                yield from _named_in(each, seen)
+
+
+def _filled_in(argument: Any, results: Mapping[str, TaskResult], within: tuple[int, ...] = ()) -> Any:
+    """Return an argument with the values in their places; a list without any remains the same list."""
+    if type(argument) is _ResultOf:
+        return results[argument.task].value
+    if type(argument) not in _SEARCHED or id(argument) in within or not any(True for _ in _named_in(argument, set())):
+        return argument
+    within = (*within, id(argument))
+    if type(argument) is dict:
+        return {key: _filled_in(each, results, within) for key, each in argument.items()}
+    return type(argument)(_filled_in(each, results, within) for each in argument)
+
+
 # Not frozen: that would make each of them through a dozen calls of `object.__setattr__`.
 @dataclass(slots=True, eq=False)
 class _Task:
@@ -825,11 +857,8 @@ class _Run:
     def arguments(self, task: _Task) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if not task.has_values:
             return task.args, task.kwargs
-        args = tuple(self._value(each) for each in task.args)
-        return args, {name: self._value(each) for name, each in task.kwargs.items()}
-
-    def _value(self, argument: Any) -> Any:
-        return self.results[argument.task].value if isinstance(argument, _ResultOf) else argument
+        args = tuple(_filled_in(each, self.results) for each in task.args)
+        return args, {name: _filled_in(each, self.results) for name, each in task.kwargs.items()}
 
     def settle(self, result: TaskResult) -> None:
         """Note what has become of a task, and what follows for those that depend on it."""
@@ -984,7 +1013,8 @@ class TaskScheduler:
         Args:
             id: Its name, unlike all others'.
             function: What it calls: a function or a coroutine function.
-            args: The arguments by position; `result_of(...)` stands for another task's value.
+            args: The arguments by position; `result_of(...)` stands for another task's value, also inside of lists,
+                tuples and the values of dictionaries.
             kwargs: The arguments by keyword, likewise.
             priority: Lower numbers run first.
             depends_on: Names of tasks that must have succeeded before; they may be added later.
@@ -1019,7 +1049,7 @@ class TaskScheduler:
         if timeout is not None or retry is not None or priority is not _PLAIN.priority:
             terms = _Terms(priority_of(priority), timeout_of(timeout), policy_of(retry))
         args, kwargs = tuple(args), dict(kwargs or ())
-        values = [each.task for each in (*args, *kwargs.values()) if isinstance(each, _ResultOf)]
+        values = [*_named_in([*args, *kwargs.values()], set())]
         needs = _needs(id, (*depends_on, *values))
         self._tasks[id] = _Task(
             id,
