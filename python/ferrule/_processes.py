@@ -21,7 +21,7 @@ from ferrule import _core, _worker
 from ferrule._checking import positive_integer, shown
 from ferrule._errors import ExecutorClosed, ExecutorFull, TaskTimeout, WorkerDied
 from ferrule._homes import homes_of
-from ferrule._terms import is_interrupted, nanoseconds_of, policy_of, priority_of, timeout_of
+from ferrule._terms import View, is_interrupted, nanoseconds_of, policy_of, priority_of, timeout_of
 from ferrule._waiting import get_async
 from ferrule.scheduling import ExecutorStats, Future
 
@@ -702,14 +702,10 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         raise TypeError(f"a {type(self).__name__} can't be pickled or copied: its workers belong to its process")
 
 
-class ProcessExecutorView(concurrent.futures.Executor):
+class ProcessExecutorView(View["ProcessPoolExecutor", ProcessTerms]):
     """An executor as seen by tasks on terms of their own: what `ProcessPoolExecutor.options` returns."""
 
-    __slots__ = ("_executor", "_terms")
-
-    def __init__(self, executor: ProcessPoolExecutor, terms: ProcessTerms) -> None:
-        self._executor = executor
-        self._terms = terms
+    __slots__ = ()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a call and return its future.
@@ -771,28 +767,6 @@ class ProcessExecutorView(concurrent.futures.Executor):
             TypeError, ValueError: If an argument is not what it may be.
         """
         return self._executor.options(**{**self._terms._asdict(), **changes})
-
-    def parts(self) -> tuple[ProcessPoolExecutor, ProcessTerms]:
-        """Return the executor itself, and the terms; for those who build on views."""
-        return self._executor, self._terms
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Shut the executor down, for all who use it.
-
-        Args:
-            wait: Whether to wait until all tasks are done and the processes have gone.
-            cancel_futures: Whether tasks that wait in the queue are cancelled.
-        """
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._executor.__exit__(kind, error, traceback)
-
-    def __repr__(self) -> str:
-        terms = ", ".join(f"{name}={value!r}" for name, value in self._terms._asdict().items())
-        return f"<{type(self).__name__} of {self._executor!r}: {terms}>"
 
 
 # -- map --------------------------------------------------------------------------------------------------------------

@@ -1,19 +1,24 @@
-"""The terms of a task: what executors of threads and of processes check alike."""
+"""The terms of a task: what executors of threads and of processes check alike, and how they are seen on such terms."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import concurrent.futures
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ferrule import _core
 from ferrule._checking import shown
 
 if TYPE_CHECKING:
     from datetime import timedelta
+    from types import TracebackType
 
     from ferrule.retrying import Retry
 
 _NANOSECONDS: Final = 1_000_000_000
 _MANY: Final = 2**31
+
+ExecutorT = TypeVar("ExecutorT", bound=concurrent.futures.Executor)
+TermsT = TypeVar("TermsT", bound=tuple[Any, ...])
 
 
 def priority_of(value: object) -> int:
@@ -83,3 +88,36 @@ def is_interrupted() -> bool:
     # In an interactive session the last error may be an old one.
     error = getattr(sys, "last_exc", None)
     return not hasattr(sys, "ps1") and isinstance(error or getattr(sys, "last_value", None), KeyboardInterrupt)
+
+
+class View(concurrent.futures.Executor, Generic[ExecutorT, TermsT]):
+    """An executor as seen by tasks on terms of their own."""
+
+    __slots__ = ("_executor", "_terms")
+
+    def __init__(self, executor: ExecutorT, terms: TermsT) -> None:
+        self._executor = executor
+        self._terms = terms
+
+    def parts(self) -> tuple[ExecutorT, TermsT]:
+        """Return the executor itself, and the terms; for those who build on views."""
+        return self._executor, self._terms
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Shut the executor down, for all who use it.
+
+        Args:
+            wait: Whether to wait until all tasks are done and the workers have gone.
+            cancel_futures: Whether tasks that wait in the queue are cancelled.
+        """
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._executor.__exit__(kind, error, traceback)
+
+    def __repr__(self) -> str:
+        terms: Any = self._terms
+        told = ", ".join(f"{name}={value!r}" for name, value in terms._asdict().items())
+        return f"<{type(self).__name__} of {self._executor!r}: {told}>"

@@ -33,7 +33,7 @@ from ferrule._errors import (
     WorkerDied,
 )
 from ferrule._logging import logger_of
-from ferrule._terms import is_interrupted, nanoseconds_of, policy_of, priority_of, timeout_of
+from ferrule._terms import View, is_interrupted, nanoseconds_of, policy_of, priority_of, timeout_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -399,14 +399,10 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
         raise TypeError(f"a {type(self).__name__} can't be pickled or copied: its threads belong to its process")
 
 
-class ExecutorView(concurrent.futures.Executor):
+class ExecutorView(View["ThreadPoolExecutor", _Terms]):
     """An executor as seen by tasks on terms of their own: what `ThreadPoolExecutor.options` returns."""
 
-    __slots__ = ("_executor", "_terms")
-
-    def __init__(self, executor: ThreadPoolExecutor, terms: _Terms) -> None:
-        self._executor = executor
-        self._terms = terms
+    __slots__ = ()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a call and return its future.
@@ -472,28 +468,6 @@ class ExecutorView(concurrent.futures.Executor):
             TypeError, ValueError: If an argument is not what it may be.
         """
         return self._executor.options(**{**self._terms._asdict(), **changes})
-
-    def parts(self) -> tuple[ThreadPoolExecutor, _Terms]:
-        """Return the executor itself, and the terms; for those who build on views."""
-        return self._executor, self._terms
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Shut the executor down, for all who use it.
-
-        Args:
-            wait: Whether to wait until all tasks are done and the threads have gone.
-            cancel_futures: Whether tasks that wait in the queue are cancelled.
-        """
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._executor.__exit__(kind, error, traceback)
-
-    def __repr__(self) -> str:
-        terms = ", ".join(f"{name}={value!r}" for name, value in self._terms._asdict().items())
-        return f"<{type(self).__name__} of {self._executor!r}: {terms}>"
 
 
 def _with_retry(
@@ -690,7 +664,7 @@ _SEARCHED = frozenset({_ResultOf, list, tuple, dict})
 
 
 def _within(argument: Any) -> Iterable[Any]:
-    return argument.values() if type(argument) is dict else argument
+    return cast("dict[Any, Any]", argument).values() if type(argument) is dict else argument
 
 
 def _named_in(argument: Any, seen: set[int]) -> Iterator[str]:
@@ -713,7 +687,8 @@ def _filled_in(argument: Any, results: Mapping[str, TaskResult], within: tuple[i
         return argument
     within = (*within, id(argument))
     if type(argument) is dict:
-        return {key: _filled_in(each, results, within) for key, each in argument.items()}
+        items = cast("dict[Any, Any]", argument).items()
+        return {key: _filled_in(each, results, within) for key, each in items}
     return type(argument)(_filled_in(each, results, within) for each in argument)
 
 
