@@ -10,9 +10,12 @@ The Makefile calls it with .venv's interpreter, whose pip and maturin serve all 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import fcntl
 import hashlib
 import json
 import os
+import queue
 import re
 import shutil
 import subprocess
@@ -36,6 +39,10 @@ BENCHED = "3.14"
 THREADED = ["--parallel-threads=4", "-m", "not subprocess"]
 # Properties are tried on their full number of examples by `make test`, once; here on fewer for each interpreter.
 FEW = {"FERRULE_FEW_CASES": "1"}
+# So many interpreters are tested side by side: much of a test's time is waiting.
+SIDE_BY_SIDE = 2
+# What each of them ends with.
+TABLE = "=== the matrix"
 # The last line of a pytest run, decorated or not: "=== 3 passed, 1 skipped in 0.12s ==="
 SUMMARY = re.compile(
     r"^(=+ )?(\d+ (passed|failed|skipped|error|xfailed|xpassed|deselected|warning)|no tests ran).* in [\d.]+s"
@@ -182,7 +189,14 @@ def prepare(folder: Path, base: Path, strict: Sequence[str], tolerant: Sequence[
 
 
 def build(python: Path, version: str, profile: Sequence[str], target: str, cargo_flags: str) -> None:
-    """Build the wheel for `python` and install it into its environment."""
+    """Build the wheel for `python` and install it into its environment, one at a time: a build takes all processors."""
+    with (MATRIX / "building").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        build_alone(python, version, profile, target, cargo_flags)
+
+
+def build_alone(python: Path, version: str, profile: Sequence[str], target: str, cargo_flags: str) -> None:
+    """Build the wheel for `python` and install it."""
     wheels = python.parent.parent / "wheels"
     shutil.rmtree(wheels, ignore_errors=True)
     extra = {"PYO3_PYTHON": str(python)}
@@ -218,32 +232,70 @@ def pytest(title: str, python: Path, arguments: Sequence[str], **extra: str) -> 
 
 def test(arguments: argparse.Namespace) -> None:
     """Build and test on each interpreter, then show a table of what came out."""
-    outcomes: list[Outcome] = []
-    for version, base in interpreters(arguments.pythons, arguments.only.split()).items():
-        started = time.monotonic()
-        say(f"\n=== {version}: {subprocess.check_output([base, '-VV'], text=True).strip()}")
-        free_threaded = version.endswith("t")
-        try:
-            groups = ["test", "threads"] if free_threaded else ["test"]
-            python = prepare(MATRIX / version, base, groups, ["extras"])
-            build(python, version, ["--profile", "matrix"], f"matrix-{version}", arguments.cargo_flags)
-        except Failure as failure:
-            say(f"matrix: {version}: {failure}")
-            outcomes.append(Outcome(version, ok=False, line="not built"))
-            continue
-        say(f"ready after {time.monotonic() - started:.0f} s")
-        outcomes.append(pytest(version, python, arguments.rest, **FEW))
-        if free_threaded:
-            options = [*THREADED, *arguments.rest]
-            outcomes.append(pytest(f"{version}, in threads", python, options, **FEW, PYTHON_GIL="0"))
-    width = max(len(outcome.title) for outcome in outcomes)
-    say("\n=== the matrix")
-    for outcome in outcomes:
-        say(f"{outcome.title:{width}}  {outcome.line}")
-    failed = [outcome.title for outcome in outcomes if not outcome.ok]
+    found = interpreters(arguments.pythons, arguments.only.split())
+    if len(found) == 1:
+        ((version, base),) = found.items()
+        table = [(outcome.ok, f"{outcome.title:16}  {outcome.line}") for outcome in test_one(version, base, arguments)]
+    else:
+        table = test_side_by_side(list(found), arguments)
+    say(f"\n{TABLE}")
+    for _, line in table:
+        say(line)
+    failed = [line.split("  ")[0] for ok, line in table if not ok]
     if failed:
         message = f"failed on: {'; '.join(failed)}"
         raise Failure(message)
+
+
+def test_one(version: str, base: Path, arguments: argparse.Namespace) -> list[Outcome]:
+    """Build and test on one interpreter."""
+    started = time.monotonic()
+    say(f"\n=== {version}: {subprocess.check_output([base, '-VV'], text=True).strip()}")
+    free_threaded = version.endswith("t")
+    try:
+        groups = ["test", "threads"] if free_threaded else ["test"]
+        python = prepare(MATRIX / version, base, groups, ["extras"])
+        build(python, version, ["--profile", "matrix"], f"matrix-{version}", arguments.cargo_flags)
+    except Failure as failure:
+        say(f"matrix: {version}: {failure}")
+        return [Outcome(version, ok=False, line="not built")]
+    say(f"ready after {time.monotonic() - started:.0f} s")
+    outcomes = [pytest(version, python, arguments.rest, **FEW)]
+    if free_threaded:
+        options = [*THREADED, *arguments.rest]
+        outcomes.append(pytest(f"{version}, in threads", python, options, **FEW, PYTHON_GIL="0"))
+    return outcomes
+
+
+def test_side_by_side(versions: Sequence[str], arguments: argparse.Namespace) -> list[tuple[bool, str]]:
+    """Test each version in a process of its own, a few at a time; tell of one after the other, as it goes."""
+    said: dict[str, queue.SimpleQueue[str | None]] = {version: queue.SimpleQueue() for version in versions}
+
+    def follow(version: str) -> int:
+        command = [sys.executable, __file__, "test", f"--pythons={arguments.pythons}", f"--only={version}"]
+        command += [f"--cargo-flags={arguments.cargo_flags}", "--", *arguments.rest]
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "errors": "replace"}
+        try:
+            with subprocess.Popen(command, env=environment(), text=True, **streams) as process:
+                for line in process.stdout or ():
+                    said[version].put(line)
+            return process.returncode
+        finally:
+            said[version].put(None)
+
+    table: list[tuple[bool, str]] = []
+    with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        for version, following in [(version, pool.submit(follow, version)) for version in versions]:
+            lines: list[str] = []
+            while (line := said[version].get()) is not None:
+                if lines or line.startswith(TABLE):
+                    lines.append(line.rstrip())
+                elif line.strip() or not lines:
+                    print(line, end="", flush=True)
+            ok = following.result() == 0
+            rows = [line for line in lines[1:] if not line.startswith("matrix: ")]
+            table += [(ok, row) for row in rows] or [(False, f"{version:16}  ended without a table")]
+    return table
 
 
 def bench(arguments: argparse.Namespace) -> None:

@@ -85,7 +85,7 @@ mod _core {
     #[pymodule_export]
     use crate::scheduling::processes::results::Results;
     #[pymodule_export]
-    use crate::scheduling::processes::worker::{Buffers, WorkerEnd, die_with_parent};
+    use crate::scheduling::processes::worker::{Buffers, WorkerEnd, die_with_parent, make_calls};
     #[pymodule_export]
     use crate::sharing::binding::SharedPart;
     #[pymodule_export]

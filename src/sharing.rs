@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many descriptors one message brings at most.
-const MOST_DESCRIPTORS: usize = 4;
+pub const MOST_DESCRIPTORS: usize = 4;
 
 /// The bytes of a cache line: parts that travel together don't share one.
 const LINE: usize = 64;

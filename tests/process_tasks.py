@@ -11,6 +11,9 @@ import time
 import warnings
 from pathlib import Path
 
+from ferrule import PerformanceMonitor, Timer, timed
+
+MONITOR = PerformanceMonitor()
 REQUEST = contextvars.ContextVar("REQUEST", default="none")
 CELL = []
 
@@ -101,6 +104,20 @@ def die_if_three(x):
     return die_if(x, 3)
 
 
+def touch_slowly(path, number, flag):
+    """Take a while; the 25th kills its process the first time."""
+    touch(path, str(number))
+    if number == 25:
+        kill_once(flag)
+    time.sleep(0.002)
+    return number
+
+
+def slowly(what, *args):
+    time.sleep(0.001)
+    return what(*args)
+
+
 def hold_memory(size, seconds):
     block = bytearray(size)
     for place in range(0, size, 4096):
@@ -137,6 +154,65 @@ def set_request(value):
 
 def log_something(text):
     logging.getLogger("process_tasks").warning("said: %s", text, extra={"shade": "green"})
+
+
+def log_a_lock():
+    logging.getLogger("process_tasks").warning("a lock", extra={"lock": threading.Lock()})
+
+
+@MONITOR.timed
+def measured(seconds, *, fail=False):
+    time.sleep(seconds)
+    with Timer("inside", monitor=MONITOR):
+        pass
+    if fail:
+        raise ValueError("measured all the same")
+
+
+@timed
+def measured_by_default(x):
+    return x
+
+
+def measure_and_die():
+    measured(0)
+    kill_self()
+
+
+def measured_here():
+    measured(0)
+    return MONITOR.stats()["measured"].count
+
+
+def measured_by_a_copy(monitor):
+    with monitor.timer("there"):
+        pass
+    return monitor
+
+
+def inherit(*things):
+    CELL.append(things)
+
+
+def use_what_was_inherited(x):
+    queue, lock, connection, event = CELL[-1]
+    with lock:
+        queue.put(x)
+    connection.send(x)
+    return event.wait(60)
+
+
+def send_through(connection, value):
+    connection.send(value)
+
+
+def fill_shared(name, value):
+    # Whoever has it loaded has a resource tracker.
+    from multiprocessing import shared_memory
+
+    memory = shared_memory.SharedMemory(name)
+    memory.buf[0] = value
+    memory.close()
 
 
 def warn_of(text):

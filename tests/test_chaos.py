@@ -101,7 +101,7 @@ def test_random_kills(retries):
     names, before = {entry.name for entry in Path("/dev/shm").iterdir()}, None
     kills = KILLS // 2
     counts = {"good": 0, "raised": 0, "died": 0}
-    executor = ProcessPoolExecutor(3, retries=retries)
+    executor = ProcessPoolExecutor(3, retries=retries, preload=["pytest"])
     with executor:
         executor.submit(tasks.square, 1).result(LONG)
         before = open_descriptors()
@@ -144,7 +144,7 @@ def test_random_kills(retries):
 
 
 def test_random_kills_in_map():
-    with ProcessPoolExecutor(2, retries=20) as executor:
+    with ProcessPoolExecutor(2, retries=20, preload=["pytest"]) as executor:
         executor.submit(tasks.square, 1).result(LONG)
         killer = Killer(executor, max(10, KILLS // 10), random.randrange(10**9))
         killer.start()

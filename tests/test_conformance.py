@@ -1,14 +1,30 @@
 """One job by every strategy: the same results, the same errors, the same order of priorities."""
 
 import asyncio
+import concurrent.futures
 import contextlib
+import json
+import multiprocessing
 import os
+import subprocess
+import sys
+import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
 
 import process_tasks as tasks
-from ferrule import PerformanceMonitor, ProcessPoolExecutor, Retry, TaskScheduler, TaskTimeout, WorkerDied
+from ferrule import (
+    PerformanceMonitor,
+    Pipeline,
+    ProcessPoolExecutor,
+    Retry,
+    TaskScheduler,
+    TaskTimeout,
+    WorkerDied,
+    it,
+)
 
 pytestmark = [
     pytest.mark.subprocess,
@@ -110,15 +126,105 @@ def test_timings_come_home(run):
     assert (stats["fails"].count, stats["fails"].errors) == (2, 2)
 
 
-def test_pipelines_stages_run_on_it(processes):
-    from ferrule import Pipeline
+def test_what_tasks_measure_comes_home(run):
+    tasks.MONITOR.reset()
+    scheduler = TaskScheduler(max_workers=1)
+    for number in range(5):
+        scheduler.add_task(f"{number}", tasks.measured, (0.001,), {"fail": number == 3})
+    results = run(scheduler)
+    assert [result.status for result in results.values()].count("error") == 1
+    stats = tasks.MONITOR.stats()
+    assert (stats["measured"].count, stats["measured"].errors, stats["inside"].count) == (5, 1, 5)
+    assert 0.001 <= stats["measured"].min <= stats["measured"].max < 60
 
-    for options in ({}, {"chunk": 10}, {"ordered": False}):
-        pipeline = Pipeline().map(tasks.square, executor=processes, **options)
-        assert sorted(pipeline.run(range(200))) == [number**2 for number in range(200)]
-    pipeline = Pipeline().map(tasks.die_if_three, executor=processes)
-    with pytest.raises(WorkerDied):
-        list(pipeline.run(range(5)))
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_from_the_standard_library_s_processes_too(method):
+    tasks.MONITOR.reset()
+    tasks.measured(0)
+    scheduler = TaskScheduler()
+    for number in range(6):
+        scheduler.add_task(f"{number}", tasks.measured, (0,))
+    context = multiprocessing.get_context(method)
+    with warnings.catch_warnings():
+        # From 3.12 on those who have threads are warned of forking.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor:
+            results = scheduler.run(executor)
+    assert {result.status for result in results.values()} == {"success"}
+    assert all(result.worker.startswith("process ") for result in results.values())
+    # A forked child begins with what its parent has measured, and that is not sent home again.
+    assert tasks.MONITOR.stats()["measured"].count == 7
+
+
+def test_and_from_a_cluster_s(tmp_path):
+    pytest.importorskip("distributed", reason="dask is not installed")
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            f"""
+            import sys
+            sys.path.insert(0, {str(Path(__file__).parent)!r})
+            import distributed
+            import process_tasks as tasks
+            from ferrule import TaskScheduler
+
+            if __name__ == "__main__":
+                options = dict(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None)
+                with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+                    client.run(lambda: sys.path.insert(0, {str(Path(__file__).parent)!r}))
+                    scheduler = TaskScheduler()
+                    for number in range(6):
+                        scheduler.add_task(str(number), tasks.measured, (0,))
+                    results = scheduler.run(client.get_executor())
+                    results.raise_errors()
+                    print(tasks.MONITOR.stats()["measured"].count, len(results))
+            """
+        ),
+        encoding="utf-8",
+    )
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout == "6 6\n", done.stderr
+
+
+def test_results_come_as_they_are_done_and_can_be_drawn(tmp_path):
+    seen = []
+    scheduler = TaskScheduler(max_workers=2, name="drawn")
+    for number in range(6):
+        scheduler.add_task(f"task {number}", tasks.sleep, (0.01, number))
+    results = scheduler.run_processes(progress=seen.append)
+    assert sorted(result.value for result in seen) == list(range(6))
+    assert [result.id for result in scheduler.as_completed("processes")] == list(scheduler.results)
+    results.timeline(tmp_path / "run.html")
+    drawn = (tmp_path / "run.html").read_text(encoding="utf-8")
+    for result in results.values():
+        assert result.worker in drawn
+        assert result.id in drawn
+        assert 0 <= result.queued <= result.started
+    results.trace(tmp_path / "run.json")
+    events = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["traceEvents"]
+    assert {f"task {number}" for number in range(6)} <= {event["name"] for event in events}
+
+
+@pytest.mark.parametrize("on", ["processes", "dask"])
+def test_pipelines_stages_run_on_it(request, on):
+    executor = request.getfixturevalue(on)
+    count = 200 if on == "processes" else 20
+    for options in ({}, {"chunk": 10}, {"chunk": "auto"}, {"ordered": False}):
+        pipeline = Pipeline().map(tasks.square, executor=executor, **options).filter(it > 3)
+        assert sorted(pipeline.run(range(count))) == [number**2 for number in range(2, count)]
+    run = Pipeline().map(tasks.fail, executor=executor).run(["one", "two"], on_error="collect")
+    assert list(run) == []
+    assert [str(error.error) for error in run.errors] == ["one", "two"]
+    policy = Retry(on=ValueError, max_attempts=2, delay=0)
+    with pytest.raises(ValueError, match="again"):
+        list(Pipeline().map(tasks.fail, executor=executor, retry=policy).run(["again"]))
+
+
+def test_a_death_in_a_pipeline_is_its_item_s(processes):
+    run = Pipeline().map(tasks.die_if_three, executor=processes).run(range(6), on_error="collect")
+    assert list(run) == [0, 1, 2, 4, 5]
+    assert [(error.index, type(error.error)) for error in run.errors] == [(3, WorkerDied)]
 
 
 def test_processes_end_tasks_that_take_too_long():

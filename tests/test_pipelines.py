@@ -181,6 +181,13 @@ class TestStages:
             with pytest.raises(TypeError, match=r"begin the pipeline with \.lines\(\)"):
                 Pipeline().run_async(source)
 
+    def test_an_asynchronous_source_is_for_run_async(self):
+        async def numbers():
+            yield 1
+
+        with pytest.raises(TypeError, match="use run_async"):
+            Pipeline().map(abs).run(numbers())
+
     @pytest.mark.parametrize(
         ("make", "error"),
         [
@@ -190,6 +197,11 @@ class TestStages:
             (lambda: Pipeline().map(abs, workers="2"), TypeError),
             (lambda: Pipeline().map(abs, buffer=-1), ValueError),
             (lambda: Pipeline().map(abs, chunk=0), ValueError),
+            (lambda: Pipeline().map(abs, workers=2, chunk="much"), ValueError),
+            # These say how workers are fed: without any, they would be accepted and ignored.
+            (lambda: Pipeline().map(abs, chunk="auto"), ValueError),
+            (lambda: Pipeline().map(abs, buffer=8), ValueError),
+            (lambda: Pipeline().map(abs, ordered=False), ValueError),
             (lambda: Pipeline().map(abs, executor=3), TypeError),
             (lambda: Pipeline().map(abs, retry=3), TypeError),
             (lambda: Pipeline().map(abs, limit=3), TypeError),

@@ -1,5 +1,7 @@
 """How programs with processes end: exits, Ctrl-C, kills, forks. Nothing hangs, nothing is left."""
 
+import collections
+import concurrent.futures
 import os
 import signal
 import subprocess
@@ -17,6 +19,8 @@ pytestmark = [
 ]
 
 LONG = 60
+# FERRULE_PROCESS_EXITS=10000 for the long run: less than an hour.
+EXITS = int(os.environ.get("FERRULE_PROCESS_EXITS", "16"))
 HERE = str(Path(__file__).parent)
 
 
@@ -218,21 +222,54 @@ def test_a_forked_child_that_lives_on_keeps_no_worker_alive(start):
         os.kill(child, signal.SIGKILL)
 
 
-def test_many_exits(start):
-    code = """
-        import process_tasks as tasks, random, sys, time
-        from ferrule import ProcessPoolExecutor
-        if __name__ == "__main__":
-            executor = ProcessPoolExecutor(2, on_exit=sys.argv[1] if len(sys.argv) > 1 else "kill")
-            for _ in range(10):
-                executor.submit(tasks.sleep, 600)
-            time.sleep(random.random() / 5)
-    """
+# How programs end whose workers are busy, starting, or just about to end themselves.
+LEAVING = {
+    "": 0,
+    "sys.exit(3)": 3,
+    "os._exit(3)": 3,
+    "raise SystemExit(3)": 3,
+    "executor.shutdown(wait=False)": 0,
+    "executor.kill_workers()": 0,
+    "del executor, futures": 0,
+    "threading.Thread(target=executor.submit, args=(tasks.square, 2)).start()": 0,
+}
+
+
+@pytest.mark.timeout(120 + EXITS)
+def test_many_exits(tmp_path):
     programs = []
-    for _ in range(12):
-        program = start(code)
-        programs.append(program)
-        if len(programs) % 3 == 0:
-            for each in programs[-3:]:
-                _, errors = each.communicate(timeout=LONG)
-                assert (each.returncode, errors) == (0, "")
+    for number, end in enumerate(LEAVING):
+        program = tmp_path / f"program{number}.py"
+        program.write_text(
+            textwrap.dedent(
+                f"""
+                import sys; sys.path.insert(0, {HERE!r})
+                import os, random, threading, time, process_tasks as tasks
+                from ferrule import ProcessPoolExecutor
+                if __name__ == "__main__":
+                    policy = sys.argv[1]
+                    executor = ProcessPoolExecutor(2, on_exit=policy)
+                    length = 600 if policy == "kill" else 0.01
+                    futures = [executor.submit(tasks.sleep, length * random.random()) for _ in range(10)]
+                    time.sleep(random.random() / 5)
+                    print("left", flush=True)
+                    {end or "pass"}
+                """
+            ),
+            encoding="utf-8",
+        )
+        programs.append((program, LEAVING[end]))
+
+    def leave(number):
+        program, status = programs[number % len(programs)]
+        policy = ["kill", "cancel", "drain"][number // len(programs) % 3]
+        if policy == "kill" and "shutdown" in program.read_text(encoding="utf-8"):
+            # It waits for what runs, whatever the policy says of the end.
+            policy = "cancel"
+        command = [sys.executable, str(program), policy]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
+        return run.returncode == status, run.stdout, run.stderr
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as executor:
+        outcomes = collections.Counter(executor.map(leave, range(EXITS)))
+    assert outcomes == {(True, "left\n", ""): EXITS}

@@ -1,9 +1,11 @@
 """The executor of processes under CPython's own tests of theirs."""
 
-import importlib.util
-import textwrap
+import subprocess
+import sys
 
 import pytest
+
+from cpython_suites import passes
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.slow]
 
@@ -121,17 +123,10 @@ MODULES = {
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("module", MODULES)
 def test_cpython_s_tests_pass_with_ours_in_place_of_theirs(tmp_path, module):
-    if importlib.util.find_spec("test") is None or importlib.util.find_spec("test.test_concurrent_futures") is None:
-        pytest.skip("this interpreter comes without CPython's package `test`")
-    spec = importlib.util.find_spec("test.test_concurrent_futures")
-    if not spec.submodule_search_locations:
-        pytest.skip("these tests are a package from CPython 3.12 on")
-    import subprocess
-    import sys
-
     program = tmp_path / "suite.py"
-    program.write_text(textwrap.dedent(ON_FERRULE).format(module=module, left_out=set(NOT_FOR_US)), encoding="utf-8")
-    run = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=200, check=False)
-    assert run.returncode == 0, run.stderr[-6000:]
-    ran = int(run.stdout.split("RAN ")[1].split()[0])
-    assert ran >= MODULES[module], run.stderr[-3000:]
+
+    def run(code):
+        program.write_text(code, encoding="utf-8")
+        return subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=200, check=False)
+
+    passes(run, ON_FERRULE, module, NOT_FOR_US, MODULES[module])

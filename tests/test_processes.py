@@ -405,7 +405,7 @@ class TestTimeouts:
             assert slow.result(LONG) == "done"
 
     def test_in_map_it_is_each_call_s(self, pool):
-        results = pool.options(timeout=5).map(tasks.sleep, [0.0, 0.0, 600.0], ["a", "b", "c"])
+        results = pool.options(timeout=2).map(tasks.sleep, [0.0, 0.0, 600.0], ["a", "b", "c"])
         assert [next(results), next(results)] == ["a", "b"]
         with pytest.raises(TaskTimeout):
             next(results)
@@ -488,6 +488,31 @@ class TestWhatCanTBePickled:
         assert pool.submit(lambda x: x + offset, 4).result(LONG) == 7
         assert list(pool.map(lambda x: x + offset, range(3))) == [3, 4, 5]
 
+    def test_beside_a_lambda_the_main_module_s_functions_are_the_worker_s_own(self, tmp_path):
+        pytest.importorskip("cloudpickle")
+        program = tmp_path / "program.py"
+        program.write_text(
+            textwrap.dedent(
+                """
+                from ferrule import ProcessPoolExecutor
+                seen = []
+                class Adder:
+                    def __init__(self, offset):
+                        self.offset = offset
+                    def add(self, number, function):
+                        seen.append(number)
+                        return self.offset + function(number), len(seen)
+                if __name__ == "__main__":
+                    with ProcessPoolExecutor(1) as executor:
+                        for number in range(2):
+                            print(*executor.submit(Adder(10).add, number, lambda x: 2 * x).result(60))
+                """
+            ),
+            encoding="utf-8",
+        )
+        done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=LONG, check=False)
+        assert (done.stdout, done.stderr) == ("10 1\n12 2\n", "")
+
 
 def maybe_unpicklable(number):
     return tasks.Unpicklable() if number == 4 else number
@@ -524,6 +549,38 @@ class TestMap:
         with ProcessPoolExecutor(2, retries=1) as executor:
             paths = [str(tmp_path / f"{number // 5}") for number in range(20)]
             assert list(executor.map(tasks.kill_once, paths, chunksize=5)) == ["alive"] * 20
+
+    @pytest.mark.parametrize("buffersize", [None, 30])
+    def test_what_a_batch_has_done_is_not_done_again(self, tmp_path, buffersize):
+        path, flag = str(tmp_path / "calls"), str(tmp_path / "flag")
+        with ProcessPoolExecutor(2, retries=1) as executor:
+            results = executor.map(
+                tasks.touch_slowly, [path] * 60, range(60), [flag] * 60, chunksize=15, buffersize=buffersize
+            )
+            assert list(results) == list(range(60))
+        calls = sorted(map(int, Path(path).read_text(encoding="utf-8").split()))
+        assert calls == sorted([*range(60), 25])
+
+    def test_batches_that_take_their_time(self, pool):
+        for chunksize in (3, 20):
+            results = pool.map(tasks.slowly, [tasks.square] * 20, range(20), chunksize=chunksize)
+            assert list(results) == [number**2 for number in range(20)]
+            results = pool.map(tasks.slowly, [reciprocal] * 5, [1, 2, 4, 0, 5], chunksize=chunksize)
+            assert [next(results) for _ in range(3)] == [1.0, 0.5, 0.25]
+            with pytest.raises(ZeroDivisionError):
+                next(results)
+        with pytest.raises(OSError, match="by the other"):
+            list(pool.map(tasks.slowly, [tasks.make] * 4, ["other"] * 4, chunksize=4))
+        results = pool.map(tasks.slowly, [maybe_unpicklable] * 6, range(6), chunksize=6)
+        assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
+        with pytest.raises(TypeError, match="I stay here"):
+            next(results)
+
+    def test_and_have_arrays(self, pool):
+        numpy = pytest.importorskip("numpy")
+        arrays = [numpy.full(20_000, number, dtype="f8") for number in range(12)]
+        results = pool.map(tasks.slowly, [tasks.double_in_place] * 12, arrays, chunksize=6)
+        assert [float(each.sum()) for each in results] == [40_000 * number for number in range(12)]
 
     def test_endless_input_is_pulled_as_far_as_agreed(self, pool):
         pulled = itertools.count()
@@ -655,7 +712,7 @@ class TestArrays:
         numpy = pytest.importorskip("numpy")
         array = numpy.ones(50_000)
         before = {entry.name for entry in Path("/dev/shm").iterdir()}
-        with ProcessPoolExecutor(2, retries=1) as executor:
+        with ProcessPoolExecutor(2, retries=1, preload=["pytest", "numpy"]) as executor:
             futures = [executor.submit(die_with_array, array, number % 10) for number in range(100)]
             for future in futures:
                 future.exception(LONG)
@@ -710,6 +767,33 @@ class TestContext:
         assert str(seen[0].message) == "careful"
         assert seen[0].filename.endswith("process_tasks.py")
 
+    def test_a_log_record_with_what_can_t_travel_comes_as_text(self, pool, caplog):
+        pool.submit(tasks.log_a_lock).result(LONG)
+        eventually(lambda: "a lock" in caplog.messages)
+        record = next(record for record in caplog.records if record.getMessage() == "a lock")
+        assert "lock object" in record.lock
+
+    def test_what_the_main_module_has_set_up_handles_a_record_once(self, tmp_path):
+        program = tmp_path / "program.py"
+        program.write_text(
+            textwrap.dedent(
+                """
+                import logging, sys
+                from ferrule import ProcessPoolExecutor
+                logging.basicConfig(stream=sys.stdout, format="%(name)s: %(message)s", level="INFO")
+                def task():
+                    logging.getLogger("task").info("hello")
+                    logging.getLogger("task").debug("not this")
+                if __name__ == "__main__":
+                    with ProcessPoolExecutor(1) as executor:
+                        executor.submit(task).result(60)
+                """
+            ),
+            encoding="utf-8",
+        )
+        done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=LONG, check=False)
+        assert (done.stdout, done.stderr) == ("task: hello\n", "")
+
     def test_the_main_module_is_imported_under_another_name(self, tmp_path):
         program = tmp_path / "program.py"
         program.write_text(
@@ -745,6 +829,134 @@ class TestContext:
             f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{textwrap.dedent(code)}", timeout=LONG
         )
         assert sorted(run.stdout.split()) == ["7", "printed"], run.stderr
+
+
+class TestTimings:
+    def test_what_tasks_measure_comes_home(self, pool):
+        tasks.MONITOR.reset()
+        tasks.measured(0)
+        futures = [pool.submit(tasks.measured, 0.01, fail=number == 3) for number in range(6)]
+        concurrent.futures.wait(futures, LONG)
+        stats = tasks.MONITOR.stats()
+        assert (stats["measured"].count, stats["measured"].errors, stats["inside"].count) == (7, 1, 7)
+        assert tasks.measured.timing_stats() == stats["measured"]
+        assert stats["measured"].min < 0.01 <= stats["measured"].p90
+
+    def test_it_is_there_when_the_result_is(self, pool):
+        tasks.MONITOR.reset()
+        for number in range(1, 50):
+            pool.submit(tasks.measured, 0).result(LONG)
+            assert tasks.MONITOR.stats()["measured"].count == number
+        list(pool.map(tasks.measured, [0] * 100))
+        assert tasks.MONITOR.stats()["measured"].count == 149
+
+    def test_the_default_monitor_s_too(self, pool):
+        tasks.measured_by_default.timing_reset()
+        assert list(pool.map(tasks.measured_by_default, range(30))) == list(range(30))
+        assert tasks.measured_by_default.timing_stats().count == 30
+
+    def test_in_a_worker_a_monitor_has_what_the_task_has_measured(self, pool):
+        assert [pool.submit(tasks.measured_here).result(LONG) for _ in range(5)] == [1] * 5
+
+    def test_other_monitors_travel_as_copies(self, pool):
+        monitor = ferrule.PerformanceMonitor()
+        with monitor.timer("here"):
+            pass
+        there = pool.submit(tasks.measured_by_a_copy, ferrule.PerformanceMonitor()).result(LONG)
+        monitor.merge(there)
+        assert {name: stats.count for name, stats in monitor.stats().items()} == {"here": 1, "there": 1}
+
+    def test_what_a_worker_measured_that_dies_later_is_kept(self):
+        with ProcessPoolExecutor(1) as executor:
+            tasks.MONITOR.reset()
+            futures = [executor.submit(tasks.measured, 0) for _ in range(50)]
+            futures.append(executor.submit(tasks.measure_and_die))
+            concurrent.futures.wait(futures, LONG)
+            # Each once: what was sent is in the dead one's outbox, too.
+            assert tasks.MONITOR.stats()["measured"].count == 50
+
+    def test_functions_of_the_main_module(self, tmp_path):
+        program = tmp_path / "program.py"
+        program.write_text(
+            textwrap.dedent(
+                """
+                from ferrule import PerformanceMonitor, ProcessPoolExecutor, timed
+                monitor = PerformanceMonitor()
+                @monitor.timed
+                def task():
+                    pass
+                task()
+                if __name__ == "__main__":
+                    with ProcessPoolExecutor(2) as executor:
+                        for future in [executor.submit(task) for _ in range(10)]:
+                            future.result(60)
+                    print({name: stats.count for name, stats in monitor.stats().items()})
+                """
+            ),
+            encoding="utf-8",
+        )
+        done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=LONG, check=False)
+        assert (done.stdout, done.stderr) == ("{'task': 11}\n", "")
+
+
+class TestInheriting:
+    def test_an_initializer_s_arguments_may_be_what_only_children_inherit(self):
+        context = multiprocessing.get_context("spawn")
+        queue, lock, event = context.Queue(), context.Lock(), context.Event()
+        here, there = context.Pipe()
+        event.set()
+        before = descriptors()
+        arguments = (queue, lock, there, event)
+        # Workers that come later have them, too.
+        with ProcessPoolExecutor(2, None, tasks.inherit, arguments, max_tasks_per_child=2) as executor:
+            futures = [executor.submit(tasks.use_what_was_inherited, number) for number in range(5)]
+            assert all(future.result(LONG) for future in futures)
+            assert sorted(queue.get(timeout=LONG) for _ in range(5)) == [0, 1, 2, 3, 4]
+            assert sorted(here.recv() for _ in range(5)) == [0, 1, 2, 3, 4]
+        queue.close()
+        queue.join_thread()
+        here.close()
+        there.close()
+        eventually(lambda: descriptors() <= before)
+
+    def test_one_of_another_kind_of_processes_is_refused_by_name(self):
+        lock = multiprocessing.get_context("fork").Lock()
+        executor = ProcessPoolExecutor(1, initializer=tasks.inherit, initargs=(lock,))
+        before = descriptors()
+        with pytest.raises(RuntimeError, match="fork"):
+            executor.submit(tasks.pid)
+        assert descriptors() == before
+        executor.shutdown()
+
+    def test_connections_travel_as_arguments(self, pool):
+        here, there = multiprocessing.get_context("spawn").Pipe()
+        with here, there:
+            pool.submit(tasks.send_through, there, "hello").result(LONG)
+            assert here.poll(LONG)
+            assert here.recv() == "hello"
+
+    def test_shared_memory_outlives_a_worker_that_used_it(self, tmp_path):
+        code = f"""
+            import sys
+            sys.path.insert(0, {str(Path(__file__).parent)!r})
+            import process_tasks as tasks
+            from multiprocessing import shared_memory
+            from ferrule import ProcessPoolExecutor
+            if __name__ == "__main__":
+                with ProcessPoolExecutor(1, max_tasks_per_child=1) as executor:
+                    memory = shared_memory.SharedMemory(create=True, size=10)
+                    for value in (7, 8):
+                        executor.submit(tasks.fill_shared, memory.name, value).result(60)
+                again = shared_memory.SharedMemory(memory.name)
+                print(memory.buf[0], again.buf[0])
+                again.close()
+                memory.close()
+                memory.unlink()
+        """
+        program = tmp_path / "program.py"
+        program.write_text(textwrap.dedent(code), encoding="utf-8")
+        done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=LONG, check=False)
+        assert (done.stdout, done.returncode) == ("8 8\n", 0), done.stderr
 
 
 class TestBounds:

@@ -273,6 +273,27 @@ def test_results_as_they_come(strategy):
     assert set(scheduler.results) == {"one", "two"}
 
 
+@pytest.mark.parametrize("strategy", ["sequential", "threads"])
+def test_values_inside_of_containers(strategy):
+    scheduler, plain, circle = TaskScheduler(max_workers=2), [1, [2]], []
+    circle.append(circle)
+    one, two = scheduler.result_of("one"), scheduler.result_of("two")
+    arguments = ([one, (two, {"deep": [one]}), 5], plain, circle)
+    scheduler.add_task("all", lambda *args, **kwargs: (args, kwargs), arguments, {"named": {"two": two}, "set": {3}})
+    scheduler.add_task("one", double, (1,))
+    scheduler.add_task("two", double, (2,))
+    for _ in range(2):
+        (first, same, round_), kwargs = scheduler.run(strategy)["all"].value
+        assert first == [2, (4, {"deep": [2]}), 5]
+        assert kwargs == {"named": {"two": 4}, "set": {3}}
+        # What has none of them in it is not copied.
+        assert same is plain
+        assert round_ is circle
+    assert arguments[0][0] is one
+    with pytest.raises(DependencyCycle, match="'self'"):
+        scheduler.add_task("self", double, ([scheduler.result_of("self")],))
+
+
 def test_who_stops_listening_cancels_the_rest():
     scheduler, ran = TaskScheduler(max_workers=1), []
     release = threading.Event()

@@ -1,5 +1,8 @@
 """Processes that survive anything: the executor of `ferrule.scheduling` whose tasks run in processes of their own."""
 
+# A view and its executor are one thing in two classes.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import collections
@@ -17,15 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, cast
 from ferrule import _core, _worker
 from ferrule._checking import positive_integer, shown
 from ferrule._errors import ExecutorClosed, ExecutorFull, TaskTimeout, WorkerDied
+from ferrule._homes import homes_of
+from ferrule._terms import View, is_interrupted, nanoseconds_of, policy_of, priority_of, timeout_of
 from ferrule._waiting import get_async
-from ferrule.scheduling import (
-    ExecutorStats,
-    Future,
-    _is_interrupted,
-    _policy,
-    _priority,
-    _timeout,
-)
+from ferrule.scheduling import ExecutorStats, Future
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -44,6 +42,10 @@ T = TypeVar("T")
 _NANOSECONDS: Final = 1_000_000_000
 _MANY: Final = 2**31
 _METHODS: Final = ("spawn", "forkserver")
+
+# Modules of multiprocessing whose things are registered with its resource tracker, which is a process: programs without
+# them need none.
+_TRACKED: Final = ("shared_memory", "synchronize")
 
 # How long a batch of `map` is to take, in nanoseconds, at most and at least, and how many calls are in it at most.
 _BATCH: Final = 4_000_000
@@ -78,9 +80,7 @@ class ProcessTerms(NamedTuple):
 
     def nanoseconds(self) -> int | None:
         """Return the time limit in nanoseconds."""
-        if self.timeout is None or self.timeout >= _MANY:
-            return None
-        return max(1, round(self.timeout * _NANOSECONDS))
+        return nanoseconds_of(self.timeout)
 
 
 # -- what the hub calls; none of it knows the executor, which must not be kept alive -----------------------------------
@@ -116,12 +116,38 @@ def _rebuilt(value: tuple[BaseException, str]) -> BaseException:
     return error
 
 
-def _told(message: bytes) -> None:
-    """Pass on what a worker tells: a record for a logger, a warning."""
+class _Progress:
+    """What a batch of `map` has done that goes on yet."""
+
+    def __init__(self) -> None:
+        self.name = next(_names)
+        self.results: list[Any] = []
+        # What came instead of results.
+        self.failure: BaseException | None = None
+        _batches[self.name] = self
+
+
+_names = itertools.count(1)
+_batches: weakref.WeakValueDictionary[int, _Progress] = weakref.WeakValueDictionary()
+
+
+def _take_in(name: int, text: bytes, buffers: list[Any]) -> None:
+    import pickle
+
+    progress = _batches.get(name)
+    if progress is not None:
+        try:
+            progress.results.extend(pickle.loads(text, buffers=buffers))  # noqa: S301 - from a worker
+        except BaseException as error:  # noqa: BLE001 - results that can't be loaded: that batch's failure
+            progress.failure = error
+
+
+def _told(message: bytes, buffers: list[Any]) -> None:
+    """Pass on what a worker tells: a record for a logger, a warning, what was measured, results of a batch."""
     import pickle
 
     try:
-        what, value = pickle.loads(message)  # noqa: S301 - from a worker
+        what, value = cast("tuple[str, Any]", pickle.loads(message))  # noqa: S301 - from a worker
         if what == "log":
             import logging
 
@@ -129,6 +155,13 @@ def _told(message: bytes) -> None:
             logger = logging.getLogger(record.name)
             if logger.isEnabledFor(record.levelno):
                 logger.handle(record)
+        elif what == "done":
+            name, text = value
+            _take_in(name, text, buffers)
+        elif what == "timings":
+            from ferrule import timing
+
+            timing.take_in(value)
         else:
             import warnings
 
@@ -155,14 +188,7 @@ def _home(variable: Any) -> tuple[str, str] | None:
     known = _homes.get(variable)
     if known is not None and (known[1] is not None or known[0] == modules):
         return known[1]
-    home = None
-    for name, module in list(sys.modules.items()):
-        for attribute, value in list(getattr(module, "__dict__", {}).items()):
-            if value is variable:
-                home = (name, attribute)
-                break
-        if home is not None:
-            break
+    home = next(iter(homes_of(variable)), None)
     _homes[variable] = (modules, home)
     return home
 
@@ -171,7 +197,7 @@ def _carried(context: Any) -> list[tuple[str, str, bytes]] | None:
     """Return what of a context can travel."""
     import pickle
 
-    carried = []
+    carried: list[tuple[str, str, bytes]] = []
     for variable, value in context.items():
         home = _home(variable)
         if home is None:
@@ -187,8 +213,9 @@ def _pack_by_value(value: object, buffers: _core.Buffers) -> bytes:
     """Pickle for workers that can't load this program's main module."""
     import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
+    dumps: Callable[..., bytes] = cast("Any", cloudpickle).dumps
     try:
-        return cast("bytes", cloudpickle.dumps(value, protocol=5, buffer_callback=buffers))
+        return dumps(value, protocol=5, buffer_callback=buffers)
     except Exception:  # noqa: BLE001 - the usual ways may do it, or say why not
         buffers.clear()
         return _worker.pack(value, buffers)
@@ -208,7 +235,7 @@ def _forget_those_over() -> None:
 
 def _at_exit() -> None:
     hubs = list(_hubs.items())
-    interrupted = _is_interrupted()
+    interrupted = is_interrupted()
     for hub, policy in hubs:
         if interrupted or policy == "kill":
             hub.kill(signal.SIGKILL, last=True)
@@ -397,22 +424,40 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
 
     def _start(self, hub: _core.ProcessHub) -> None:
         import pickle
-        from multiprocessing import spawn, util
+        from multiprocessing import resource_tracker, spawn, util
 
         # Says so where the main module starts processes while it is imported as one's main module.
         data: dict[str, Any] = spawn.get_preparation_data("ProcessPoolExecutor")
         # It goes to our own workers, over a socket that nobody else has.
         data["authkey"] = bytes(data["authkey"])
-        prepare = pickle.dumps(_worker.Preparation(data, _levels(), _filters()), 5)
-        initialize = b""
-        if self._initializer is not None:
-            initialize = _worker.pack((self._initializer, self._initargs), _core.Buffers(inside=True))
+        _worker.teach_pickle()
+        spawning = _worker.Spawning()
+        tracker = None
+        if any(f"multiprocessing.{name}" in sys.modules for name in _TRACKED):
+            tracker = spawning.duplicate_for_child(cast("int", resource_tracker.getfd()))
+        prepare = pickle.dumps(_worker.Preparation(data, _levels(), _filters(), tracker), 5)
+        initialize = b"" if self._initializer is None else self._pack_initializer(spawning)
         call = f"template({os.getpid()}, {self._way()}, {self._preload!r}, {list(sys.path)!r})"
         code = f"import sys; sys.path[:] = {list(sys.path)!r}; from ferrule._worker import template; {call}"
         executable = os.fsdecode(cast("Any", spawn.get_executable()))
         flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
         _hubs[hub] = self._on_exit
-        hub.start([executable, *flags, "-c", code], prepare, initialize)
+        hub.start([executable, *flags, "-c", code], prepare, initialize, spawning.descriptors)
+
+    def _pack_initializer(self, spawning: _worker.Spawning) -> bytes:
+        import multiprocessing.context
+
+        context: Any = multiprocessing.context
+        # What can only be inherited may be an argument here, as it may where multiprocessing starts processes.
+        context.set_spawning_popen(spawning)
+        try:
+            return _worker.pack((self._initializer, self._initargs), _core.Buffers(inside=True), inherits=True)
+        except BaseException:
+            for descriptor in spawning.descriptors:
+                os.close(descriptor)
+            raise
+        finally:
+            context.set_spawning_popen(None)
 
     # -- submitting ---------------------------------------------------------------------------------------------------
 
@@ -512,8 +557,9 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         ...     print(list(executor.map(pow, [2, 3, 4], [5, 2, 3])))
         [32, 9, 64]
 
-        Calls travel in batches. If a worker dies, the calls of its batch run again, each alone, so that the one it died
-        of is known; calls that had been made in that batch are made twice. With `chunksize=1` none is.
+        Calls travel in batches. If a worker dies, what is left of its batch is made again, each call alone, so that the
+        one it died of is known. Calls that were done are not made twice, unless they were among those of the last fifth
+        of a millisecond; with `chunksize=1` none is.
 
         Args:
             fn: What is called, with one item of each iterable.
@@ -594,7 +640,9 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         """
         if retries is not None:
             _retries(retries)
-        return ProcessExecutorView(self, ProcessTerms(_priority(priority), _timeout(timeout), _policy(retry), retries))
+        return ProcessExecutorView(
+            self, ProcessTerms(priority_of(priority), timeout_of(timeout), policy_of(retry), retries)
+        )
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
@@ -656,14 +704,10 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         raise TypeError(f"a {type(self).__name__} can't be pickled or copied: its workers belong to its process")
 
 
-class ProcessExecutorView(concurrent.futures.Executor):
+class ProcessExecutorView(View["ProcessPoolExecutor", ProcessTerms]):
     """An executor as seen by tasks on terms of their own: what `ProcessPoolExecutor.options` returns."""
 
-    __slots__ = ("_executor", "_terms")
-
-    def __init__(self, executor: ProcessPoolExecutor, terms: ProcessTerms) -> None:
-        self._executor = executor
-        self._terms = terms
+    __slots__ = ()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a call and return its future.
@@ -726,28 +770,6 @@ class ProcessExecutorView(concurrent.futures.Executor):
         """
         return self._executor.options(**{**self._terms._asdict(), **changes})
 
-    def parts(self) -> tuple[ProcessPoolExecutor, ProcessTerms]:
-        """Return the executor itself, and the terms; for those who build on views."""
-        return self._executor, self._terms
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Shut the executor down, for all who use it.
-
-        Args:
-            wait: Whether to wait until all tasks are done and the processes have gone.
-            cancel_futures: Whether tasks that wait in the queue are cancelled.
-        """
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._executor.__exit__(kind, error, traceback)
-
-    def __repr__(self) -> str:
-        terms = ", ".join(f"{name}={value!r}" for name, value in self._terms._asdict().items())
-        return f"<{type(self).__name__} of {self._executor!r}: {terms}>"
-
 
 # -- map --------------------------------------------------------------------------------------------------------------
 
@@ -760,11 +782,12 @@ def _submit_batch(
     batch: list[Any],
     *,
     one_each: bool,
+    name: int = 0,
     alone: bool = False,
 ) -> Future[_worker.Outcomes]:
     # A batch that dies is made again call by call; only then the tries are counted.
     tries = retries if alone or len(batch) == 1 else 0
-    args, kwargs = (function, batch), {"one_each": one_each}
+    args, kwargs = (function, batch), {"one_each": one_each, "name": name}
     made = hub.submit(_worker.run_batch, args, kwargs, terms.priority, terms.nanoseconds(), tries, None, True)
     return cast("Future[_worker.Outcomes]", made)
 
@@ -837,7 +860,9 @@ class _Feed:
         self._buffersize = buffersize
         # With so few calls ahead there is room for a batch, as far as is known.
         self._resume = buffersize or 0
-        self._batches: collections.deque[tuple[Future[_worker.Outcomes], list[Any]]] = collections.deque()
+        # With what those have done that are no single calls.
+        self._batches: collections.deque[tuple[Future[_worker.Outcomes], list[Any], _Progress | None]]
+        self._batches = collections.deque()
         # Batches that aren't back, and calls whose results haven't been taken.
         self._out = 0
         self._ahead = 0
@@ -888,10 +913,11 @@ class _Feed:
                 if batch:
                     self._out += 1
                     self._ahead += len(batch)
+                    progress = _Progress() if len(batch) > 1 else None
                     began = _core.precise_ns()
-                    future = self._submit(batch)
+                    future = self._submit(batch, name=0 if progress is None else progress.name)
                     pickled = _core.precise_ns() - began
-                    self._batches.append((future, batch))
+                    self._batches.append((future, batch, progress))
                     future.add_done_callback(functools.partial(self._came_back, pickled))
                 if len(batch) < max(1, size) or self._left == 0:
                     self._end()
@@ -919,7 +945,7 @@ class _Feed:
                 self._end()
                 return
             if self._adapts and future.exception() is None:
-                took, count = future.result().took, len(future.result().results)
+                took, count = future.result().took, future.result().calls
                 if count:
                     # What is large takes its time before it is there.
                     self._cost.learn(count, took + pickled)
@@ -958,18 +984,18 @@ class _Feed:
                     self._fill(one=True)
                 if not self._batches:
                     break
-                future, batch = self._batches.popleft()
+                future, batch, progress = self._batches.popleft()
+                outcomes = None
                 try:
                     outcomes = _outcome(future, deadline)
                 except WorkerDied:
-                    if len(batch) == 1:
+                    if progress is None:
                         raise
-                    yield from self._one_by_one(batch, deadline)
-                    continue
                 finally:
                     # The exception holds this frame.
                     del future
-                yield outcomes
+                yield from self._whole(batch, progress, outcomes, deadline)
+                del outcomes
             if self._failure is not None:
                 raise self._failure
             if not self._hub.wanted and self._left:
@@ -977,9 +1003,33 @@ class _Feed:
         finally:
             with self._lock:
                 self._end()
-                for future, _ in self._batches:
+                for future, _, _ in self._batches:
                     future.cancel()
                 self._batches.clear()
+
+    def _whole(
+        self,
+        batch: list[Any],
+        progress: _Progress | None,
+        outcomes: _worker.Outcomes | None,
+        deadline: int | None,
+    ) -> Iterator[_worker.Outcomes]:
+        """Put what a batch told early before its outcomes; without those, make the calls that are left."""
+        done: list[Any] = []
+        if progress is not None:
+            if progress.failure is not None:
+                raise progress.failure
+            done = progress.results
+        if outcomes is None:
+            # Whoever takes the results takes them out of the list.
+            left = batch[len(done) :]
+            yield _worker.Outcomes(done)
+            yield from self._one_by_one(left, deadline)
+        elif done:
+            done.extend(outcomes.results)
+            yield outcomes._replace(results=done)
+        else:
+            yield outcomes
 
     def _one_by_one(self, batch: list[Any], deadline: int | None) -> Iterator[_worker.Outcomes]:
         futures = collections.deque(self._submit([call], alone=True) for call in batch)

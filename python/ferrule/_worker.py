@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from itertools import starmap
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ferrule import _core
@@ -26,6 +26,23 @@ _PREPARE, _INITIALIZE, _TASK, _LEAVE, _PREPARED, _READY, _FAILED, _RETURNED, _RA
 
 _BORN, _GONE, _BAD = range(3)
 
+# What every worker needs, and what a main module has loaded that starts some; the template loads it once.
+_NEEDED: Final = (
+    "concurrent.futures.thread",
+    "logging.handlers",
+    "multiprocessing.spawn",
+    "pickle",
+    "warnings",
+    "ferrule._processes",
+)
+
+
+# This worker's own.
+_ends: list[_core.WorkerEnd] = []
+
+# The parent's descriptors that workers have from the template.
+inherited: list[int] = []
+
 
 class Preparation(NamedTuple):
     """What a worker is told first."""
@@ -33,6 +50,43 @@ class Preparation(NamedTuple):
     main: dict[str, Any]
     levels: dict[str | None, int]
     filters: list[Any]
+    # Where, among the inherited descriptors, multiprocessing's resource tracker listens.
+    tracker: int | None
+
+
+class Inherited(NamedTuple):
+    """A descriptor of the parent's, as an initializer's arguments bring it: what multiprocessing calls a `DupFd`."""
+
+    place: int
+
+    def detach(self) -> int:
+        """Return a descriptor of its own for who asks."""
+        return os.dup(inherited[self.place])
+
+
+class Spawning:
+    """Stands, while an initializer is pickled, for the process that multiprocessing would be starting.
+
+    Queues, locks and connections can be pickled just then: they are inherited. Ours inherit by the template.
+    """
+
+    def __init__(self) -> None:
+        self.descriptors: list[int] = []
+
+    def duplicate_for_child(self, descriptor: int) -> int:
+        """Keep a descriptor for the workers and return its place."""
+        self.descriptors.append(os.dup(descriptor))
+        return len(self.descriptors) - 1
+
+    def DupFd(self, place: int) -> Inherited:  # noqa: N802 - as multiprocessing calls it
+        """Return what is pickled in a descriptor's stead."""
+        return Inherited(place)
+
+
+# For so many nanoseconds at most a batch goes on before what it has done is put where the parent finds it whatever
+# becomes of this process.
+_UNSAVED: Final = 200_000
+_EVER: Final = 2**63
 
 
 class Outcomes(NamedTuple):
@@ -42,18 +96,38 @@ class Outcomes(NamedTuple):
     error: BaseException | None = None
     text: str = ""
     took: int = 0
+    calls: int = 0
 
 
-def run_batch(function: Callable[..., Any], batch: Sequence[Any], *, one_each: bool) -> Outcomes:
-    """Make calls one after the other, up to the first that raises: with one argument each, or with tuples of them."""
+def run_batch(function: Callable[..., Any], batch: list[Any], *, one_each: bool, name: int) -> Outcomes:
+    """Make calls one after the other, up to the first that raises: with one argument each, or with tuples of them.
+
+    What has been done for a while is told at once, under the batch's name if it has one, and isn't in the outcomes.
+    """
     results: list[Any] = []
+    make_calls = _core._make_calls  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     started = _core.precise_ns()
+    place, length = 0, _UNSAVED if name else _EVER
     try:
-        # Not by a list made from it: what is done before one raises is kept.
-        results.extend(map(function, batch) if one_each else starmap(function, batch))
+        # What is done before one raises is kept.
+        while (place := make_calls(function, batch, place, results, one_each, length)) < len(batch):
+            _save(name, results)
     except BaseException as error:  # noqa: BLE001 - it is the call's result
         return Outcomes(results, *told(error))
-    return Outcomes(results, took=_core.precise_ns() - started)
+    return Outcomes(results, took=_core.precise_ns() - started, calls=place)
+
+
+def _save(name: int, results: list[Any]) -> None:
+    import pickle
+
+    end = _ends[-1]
+    buffers = _core.Buffers()
+    try:
+        text = pack(results, buffers)
+    except BaseException:  # noqa: BLE001 - whoever reports the outcomes finds out which it is
+        return
+    end.put_out(_EVENT, 0, pickle.dumps((_DONE, (name, text)), 5), buffers)
+    results.clear()
 
 
 def told(error: BaseException) -> tuple[BaseException, str]:
@@ -64,8 +138,21 @@ def told(error: BaseException) -> tuple[BaseException, str]:
     return error, text
 
 
-def pack(value: object, buffers: _core.Buffers) -> bytes:
+def teach_pickle() -> None:
+    """Have plain pickle treat multiprocessing's connections as multiprocessing does, not as numbers of descriptors."""
+    import copyreg
+    from multiprocessing import connection
+
+    copyreg.pickle(connection.Connection, connection.reduce_connection)  # type: ignore[attr-defined]
+
+
+def pack(value: object, buffers: _core.Buffers, *, inherits: bool = False) -> bytes:
     """Pickle what plain pickle doesn't: with multiprocessing's reducers, or cloudpickle where it is installed.
+
+    Args:
+        value: What is pickled.
+        buffers: Gathers what travels beside it.
+        inherits: Whether those who load it inherit what can only be inherited: then multiprocessing comes first.
 
     Raises:
         Exception: What plain pickle raises, where nothing helps.
@@ -74,6 +161,10 @@ def pack(value: object, buffers: _core.Buffers) -> bytes:
     import pickle
 
     try:
+        if inherits:
+            stream = io.BytesIO()
+            _dump_as_multiprocessing(stream, value, buffers)
+            return stream.getvalue()
         return pickle.dumps(value, 5, buffer_callback=buffers)
     except Exception:
         for dump in _other_ways():
@@ -94,18 +185,38 @@ def _other_ways() -> list[Callable[[Any, object, Any], None]]:
     try:
         import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
-        pass
-    else:
-        ways.append(lambda stream, value, buffers: cloudpickle.dump(value, stream, protocol=5, buffer_callback=buffers))
+        return ways
+
+    base: Any = cloudpickle.Pickler
+
+    class Pickler(base):  # type: ignore[misc]
+        """Sends what the main module has a name for by that name: workers have that module, under the same name."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, (FunctionType, type)) and _is_main_s(obj):
+                return NotImplemented
+            above: Any = super()
+            return above.reducer_override(obj)
+
+    ways.append(lambda stream, value, buffers: Pickler(stream, 5, buffer_callback=buffers).dump(value))
     return ways
+
+
+def _is_main_s(thing: Any) -> bool:
+    if thing.__module__ not in {"__main__", "__mp_main__"}:
+        return False
+    found: object = sys.modules[thing.__module__]
+    for name in thing.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is thing
 
 
 def _dump_as_multiprocessing(stream: Any, value: object, buffers: Any) -> None:
     from multiprocessing.reduction import ForkingPickler
 
-    # It takes what `Pickler` takes, whatever its stub says.
+    # It takes what `Pickler` takes, by position, whatever its stub says.
     make: Any = ForkingPickler
-    make(stream, 5, buffer_callback=buffers).dump(value)
+    make(stream, 5, True, buffers).dump(value)
 
 
 # -- the template -----------------------------------------------------------------------------------------------------
@@ -143,19 +254,14 @@ def template(  # noqa: C901, PLR0912, PLR0915 - one life, told from its beginnin
             text = f"preload: {module!r} can't be imported\n{traceback.format_exc()}"
             say(_BAD, 0, 0, text.encode("utf-8", "replace")[:4000])
             os._exit(1)
-    # What every worker needs; loaded once.
-    import concurrent.futures.thread  # noqa: F401
-    import logging.handlers  # noqa: F401
-    import multiprocessing.spawn  # noqa: F401
-    import pickle  # noqa: F401
-    import warnings  # noqa: F401
-
-    import ferrule._processes  # noqa: F401 - what a main module that starts some has loaded
+    for module in _NEEDED:
+        __import__(module)
+    teach_pickle()
 
     bell, ring = os.pipe()
     for end in (bell, ring):
         os.set_blocking(end, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGCHLD, _hear_nothing)
     signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -170,10 +276,13 @@ def template(  # noqa: C901, PLR0912, PLR0915 - one life, told from its beginnin
         _reap(children, say)
         if control.fileno() not in ready:
             continue
-        message, descriptors, _, _ = socket.recv_fds(control, 8, 4)
+        message, descriptors, _, _ = socket.recv_fds(control, 8, 16)
         if not message:
             os._exit(0)
         name = int.from_bytes(message, "little")
+        if name == 0:
+            inherited.extend(descriptors)
+            continue
         try:
             pid = os.fork()
         except OSError:
@@ -225,7 +334,10 @@ def _reap(children: dict[int, int], say: Callable[[int, int, int], None]) -> Non
 
 
 def _hear_nothing(*_: object) -> None:
-    """Handle Ctrl-C in workers: it is the parent's. Not `SIG_IGN`, which programs that they start would inherit."""
+    """Handle a signal that only wakes, and Ctrl-C in workers, which is the parent's.
+
+    Not by `SIG_IGN`, which programs that they start would inherit.
+    """
 
 
 def work(descriptors: Sequence[int], template_pid: int, *, beside: int) -> int:
@@ -235,13 +347,15 @@ def work(descriptors: Sequence[int], template_pid: int, *, beside: int) -> int:
     signal.signal(signal.SIGINT, _hear_nothing)
     if _core._die_with_parent() != template_pid:  # noqa: SLF001
         return 1
+    handlers: Any = atexit
     # Exit handlers of the template's are not the worker's.
-    atexit._clear()  # noqa: SLF001
+    handlers._clear()  # noqa: SLF001
     end = _core.WorkerEnd(descriptors[0], descriptors[1], beside)
+    _ends.append(end)
     try:
         _serve(end)
     finally:
-        _leave(atexit._run_exitfuncs)  # noqa: SLF001
+        _leave(handlers._run_exitfuncs)  # noqa: SLF001
         end.flush_out()
     return 0
 
@@ -267,6 +381,7 @@ def _serve(end: _core.WorkerEnd) -> None:  # noqa: C901 - the hot loop
     from contextvars import Context
     from functools import partial
 
+    modules = sys.modules
     loads, dumps, receive, put_out = pickle.loads, pickle.dumps, end.receive, end.put_out
     while (frame := receive()) is not None:
         kind, number, text, buffers = frame
@@ -281,7 +396,10 @@ def _serve(end: _core.WorkerEnd) -> None:  # noqa: C901 - the hot loop
                     here.run(_restore, variables)
                 result = here.run(function, *args, **kwargs) if kwargs else here.run(function, *args)
                 del function, args, kwargs, variables, here
+                if "ferrule.timing" in modules:
+                    _send_timings(end)
             except BaseException as error:  # noqa: BLE001 - it is the task's result
+                _send_timings(end)
                 _report(end, number, error)
                 # The exception's frames held all of this.
                 del error
@@ -392,9 +510,13 @@ def _initialize(text: bytes) -> None:
 
 def _prepare(end: _core.WorkerEnd, text: bytes) -> None:
     import pickle
-    from multiprocessing import process, spawn
+    from multiprocessing import process, resource_tracker, spawn
 
     preparation: Preparation = pickle.loads(text)  # noqa: S301 - from the parent
+    if preparation.tracker is not None:
+        # Shared memory is registered with the parent's: one of a worker's own would remove it when the worker goes.
+        tracker: Any = vars(resource_tracker)["_resource_tracker"]
+        tracker._fd = inherited[preparation.tracker]  # noqa: SLF001
 
     me: Any = process.current_process()
     # A main module that starts processes as it is imported would start them for ever: multiprocessing says so then.
@@ -405,9 +527,17 @@ def _prepare(end: _core.WorkerEnd, text: bytes) -> None:
         del me._inheriting  # noqa: SLF001
     _forward_warnings(end, preparation.filters)
     _forward_logs(end, preparation.levels)
+    # What was measured while the main module was imported, it has measured itself.
+    _gather_from_now()
 
 
 # -- what is told to the parent ---------------------------------------------------------------------------------------
+
+
+def _gather_from_now() -> None:
+    timing = sys.modules.get("ferrule.timing")
+    if timing is not None:
+        timing.begin_gathering()
 
 
 class _Unused(Warning):
@@ -416,12 +546,23 @@ class _Unused(Warning):
 
 _LOG: Final = "log"
 _WARNING: Final = "warning"
+_TIMINGS: Final = "timings"
+_DONE: Final = "done"
 
 
-def _tell(end: _core.WorkerEnd, what: str, value: object) -> None:
+def _tell(end: _core.WorkerEnd, what: str, value: object, *, at_once: bool = True) -> None:
     import pickle
 
-    end.put_out(_EVENT, 0, pickle.dumps((what, value), 5), at_once=True)
+    end.put_out(_EVENT, 0, pickle.dumps((what, value), 5), at_once=at_once)
+
+
+def _send_timings(end: _core.WorkerEnd) -> None:
+    """Send home what was measured; it goes before the task's result, so that who has that has this, too."""
+    timing = sys.modules.get("ferrule.timing")
+    if timing is not None:
+        found = timing.gathered()
+        if found:
+            _tell(end, _TIMINGS, found, at_once=False)
 
 
 def _forward_logs(end: _core.WorkerEnd, levels: dict[str | None, int]) -> None:
@@ -432,11 +573,25 @@ def _forward_logs(end: _core.WorkerEnd, levels: dict[str | None, int]) -> None:
         """Hands records to the parent's loggers of the same names."""
 
         def enqueue(self, record: logging.LogRecord) -> None:
-            _tell(end, _LOG, record.__dict__)
+            fields = record.__dict__
+            try:
+                _tell(end, _LOG, fields)
+            except Exception:  # noqa: BLE001 - whatever somebody's fields hold
+                _tell(end, _LOG, {name: _plain(value) for name, value in fields.items()})
 
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
-    logging.getLogger().addHandler(Forwarder(None))  # type: ignore[arg-type, unused-ignore]
+    # What the main module has set up, the parent has set up, too: there each record is handled, and only there.
+    root = logging.getLogger()
+    for logger in [root, *logging.root.manager.loggerDict.values()]:
+        if isinstance(logger, logging.Logger):
+            logger.handlers[:] = [handler for handler in logger.handlers if isinstance(handler, logging.NullHandler)]
+            logger.propagate = True
+    root.addHandler(Forwarder(None))  # type: ignore[arg-type, unused-ignore]
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, (str, int, float, type(None))) else _shown(value)
 
 
 def _forward_warnings(end: _core.WorkerEnd, filters: list[Any]) -> None:

@@ -225,6 +225,8 @@ class Pipeline:
             raise TypeError(f"retry must be a Retry or None, not {shown(retry)}")
         parallel = None
         ahead = at_least("buffer", buffer, 0)
+        if isinstance(chunk, str) and chunk != "auto":
+            raise ValueError(f"chunk must be a number of items or 'auto', got {chunk!r}")
         size = None if chunk == "auto" else at_least("chunk", chunk, 1)
         if executor is not None and not callable(getattr(executor, "submit", None)):
             raise TypeError(f"executor must be an Executor or None, not {shown(executor)}")
@@ -235,6 +237,8 @@ class Pipeline:
             if count > _THREADS:
                 raise ValueError(f"workers must be {_THREADS} or fewer, got {workers!r}")
             parallel = Parallel(count, bool(ordered), 2 * count + ahead, executor, size)
+        elif (ordered, buffer, chunk) != (True, 64, 1):
+            raise ValueError("ordered, buffer and chunk need workers or an executor: without, items come one by one")
         return self._with("map", (function, retry, limit), name, on_error, parallel)
 
     def filter(
@@ -449,10 +453,7 @@ class Run:
             self._lines = lines
             current = lines.made()
         else:
-            given: object = source
-            if isinstance(given, (str, bytes, os.PathLike)):
-                raise TypeError(f"source is {shown(source)}: to read it as a file, begin the pipeline with .lines()")
-            whole = cast("Iterable[Any]", given)
+            whole = _iterable(source)
             current = whole if resume is None else islice(iter(whole), resume["source"], None)
         errors = self.errors
 
@@ -795,6 +796,15 @@ class AsyncRun:
 
     def __repr__(self) -> str:
         return f"<AsyncRun of {self._definition!r}>"
+
+
+def _iterable(source: Any) -> Iterable[Any]:
+    given: object = source
+    if isinstance(given, (str, bytes, os.PathLike)):
+        raise TypeError(f"source is {shown(source)}: to read it as a file, begin the pipeline with .lines()")
+    if hasattr(given, "__aiter__") and not hasattr(given, "__iter__"):
+        raise TypeError(f"source is asynchronous, {shown(source)}: use run_async")
+    return cast("Iterable[Any]", given)
 
 
 def _reads_lines(definition: Pipeline) -> bool:

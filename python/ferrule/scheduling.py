@@ -33,6 +33,7 @@ from ferrule._errors import (
     WorkerDied,
 )
 from ferrule._logging import logger_of
+from ferrule._terms import View, is_interrupted, nanoseconds_of, policy_of, priority_of, timeout_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -72,7 +73,6 @@ __all__ = [
 T = TypeVar("T")
 
 _NANOSECONDS: Final = 1_000_000_000
-_MANY: Final = 2**31
 
 
 # What lives in a module of its own, which threads don't need.
@@ -87,31 +87,6 @@ def __getattr__(name: str) -> object:
     for each in _PROCESSES:
         globals()[each] = getattr(_processes, each)
     return globals()[name]
-
-
-def _priority(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"priority must be an integer, not {shown(value)}")
-    if not -_MANY <= value < _MANY:
-        raise ValueError(f"priority must fit into 32 bits, got {value!r}")
-    return value
-
-
-def _timeout(value: float | timedelta | None) -> float | None:
-    if value is None:
-        return None
-    seconds = _core.seconds_from("timeout", value)
-    if seconds == 0:
-        raise ValueError("timeout must be more than 0 seconds, or None for ever")
-    return seconds
-
-
-def _policy(value: object) -> Retry | None:
-    from ferrule.retrying import Retry
-
-    if value is not None and not isinstance(value, Retry):
-        raise TypeError(f"retry must be a ferrule.Retry or None, not {shown(value)}")
-    return value
 
 
 class Future(_core.FutureBase, concurrent.futures.Future[T]):
@@ -183,18 +158,10 @@ _numbers = itertools.count()
 _ERRORS: Final = (BrokenThreadPool, ExecutorClosed, ExecutorFull, TaskTimeout)
 
 
-def _is_interrupted() -> bool:
-    import sys
-
-    # In an interactive session the last error may be an old one.
-    error = getattr(sys, "last_exc", None)
-    return not hasattr(sys, "ps1") and isinstance(error or getattr(sys, "last_value", None), KeyboardInterrupt)
-
-
 def _at_exit() -> None:
     """Ends the executors before the interpreter does: what is queued is still done, unless Ctrl-C ends the program."""
     _core.Crew.close_all()
-    interrupted = _is_interrupted()
+    interrupted = is_interrupted()
     crews = list(_crews.items())
     for crew, recruiter in crews:
         crew.close(cancel=interrupted or not recruiter.drains)
@@ -226,9 +193,7 @@ class _Terms(NamedTuple):
     retry: Retry | None = None
 
     def nanoseconds(self) -> int | None:
-        if self.timeout is None or self.timeout >= _MANY:
-            return None
-        return max(1, round(self.timeout * _NANOSECONDS))
+        return nanoseconds_of(self.timeout)
 
 
 _PLAIN: Final = _Terms()
@@ -381,7 +346,7 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
         Raises:
             TypeError, ValueError: If an argument is not what it may be.
         """
-        return ExecutorView(self, _Terms(_priority(priority), _timeout(timeout), _policy(retry)))
+        return ExecutorView(self, _Terms(priority_of(priority), timeout_of(timeout), policy_of(retry)))
 
     async def submit_async(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Submit a call from an event loop: where the queue is full, await room instead of blocking the loop.
@@ -434,14 +399,10 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
         raise TypeError(f"a {type(self).__name__} can't be pickled or copied: its threads belong to its process")
 
 
-class ExecutorView(concurrent.futures.Executor):
+class ExecutorView(View["ThreadPoolExecutor", _Terms]):
     """An executor as seen by tasks on terms of their own: what `ThreadPoolExecutor.options` returns."""
 
-    __slots__ = ("_executor", "_terms")
-
-    def __init__(self, executor: ThreadPoolExecutor, terms: _Terms) -> None:
-        self._executor = executor
-        self._terms = terms
+    __slots__ = ()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a call and return its future.
@@ -507,28 +468,6 @@ class ExecutorView(concurrent.futures.Executor):
             TypeError, ValueError: If an argument is not what it may be.
         """
         return self._executor.options(**{**self._terms._asdict(), **changes})
-
-    def parts(self) -> tuple[ThreadPoolExecutor, _Terms]:
-        """Return the executor itself, and the terms; for those who build on views."""
-        return self._executor, self._terms
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Shut the executor down, for all who use it.
-
-        Args:
-            wait: Whether to wait until all tasks are done and the threads have gone.
-            cancel_futures: Whether tasks that wait in the queue are cancelled.
-        """
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._executor.__exit__(kind, error, traceback)
-
-    def __repr__(self) -> str:
-        terms = ", ".join(f"{name}={value!r}" for name, value in self._terms._asdict().items())
-        return f"<{type(self).__name__} of {self._executor!r}: {terms}>"
 
 
 def _with_retry(
@@ -720,6 +659,39 @@ class _ResultOf(NamedTuple):
     task: str
 
 
+# What is searched for them, at any depth. Of dictionaries, the values.
+_SEARCHED = frozenset({_ResultOf, list, tuple, dict})
+
+
+def _within(argument: Any) -> Iterable[Any]:
+    return cast("dict[Any, Any]", argument).values() if type(argument) is dict else argument
+
+
+def _named_in(argument: Any, seen: set[int]) -> Iterator[str]:
+    """Name the tasks whose values stand for something in an argument."""
+    if type(argument) is _ResultOf:
+        yield argument.task
+    elif type(argument) in _SEARCHED and id(argument) not in seen:
+        seen.add(id(argument))
+        # Most lists hold plain data, and some a lot of it.
+        if not _SEARCHED.isdisjoint(map(type, _within(argument))):
+            for each in _within(argument):
+                yield from _named_in(each, seen)
+
+
+def _filled_in(argument: Any, results: Mapping[str, TaskResult], within: tuple[int, ...] = ()) -> Any:
+    """Return an argument with the values in their places; a list without any remains the same list."""
+    if type(argument) is _ResultOf:
+        return results[argument.task].value
+    if type(argument) not in _SEARCHED or id(argument) in within or not any(True for _ in _named_in(argument, set())):
+        return argument
+    within = (*within, id(argument))
+    if type(argument) is dict:
+        items = cast("dict[Any, Any]", argument).items()
+        return {key: _filled_in(each, results, within) for key, each in items}
+    return type(argument)(_filled_in(each, results, within) for each in argument)
+
+
 # Not frozen: that would make each of them through a dozen calls of `object.__setattr__`.
 @dataclass(slots=True, eq=False)
 class _Task:
@@ -747,6 +719,16 @@ class _Report(NamedTuple):
     duration: int
     attempts: int
     worker: str
+    # What was measured elsewhere while it ran.
+    timings: Any = None
+
+
+def _here() -> tuple[int, bytes]:
+    """Return what tells this process from all others, on whatever machine."""
+    return os.getpid(), _MARK
+
+
+_MARK: Final = os.urandom(8)
 
 
 def _perform(  # noqa: PLR0917 - sent to wherever it runs
@@ -756,10 +738,15 @@ def _perform(  # noqa: PLR0917 - sent to wherever it runs
     retry: Retry | None,
     limit: RateLimiter | None,
     is_coroutine: bool,  # noqa: FBT001
-    in_process: bool = False,  # noqa: FBT001, FBT002
+    sender: tuple[int, bytes] | None = None,
 ) -> _Report:
-    """Run a task here and now: in a worker thread, in another process, or in the caller's thread."""
+    """Run a task here and now: in a worker thread, in the caller's thread, or in another process than its sender."""
     attempts = 0
+    elsewhere = sender is not None and sender != _here()
+    if elsewhere:
+        from ferrule import timing
+
+        timing.begin_gathering()
 
     def attempt() -> Any:
         nonlocal attempts
@@ -772,15 +759,21 @@ def _perform(  # noqa: PLR0917 - sent to wherever it runs
             return asyncio.run(function(*args, **kwargs))
         return function(*args, **kwargs)
 
-    worker = f"process {os.getpid()}" if in_process else threading.current_thread().name
+    worker = f"process {os.getpid()}" if elsewhere else threading.current_thread().name
     started = _core.precise_ns()
     try:
         value = attempt() if retry is None else retry.call(attempt)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
-        return _Report(None, error, started, _core.precise_ns() - started, attempts, worker)
-    return _Report(value, None, started, _core.precise_ns() - started, attempts, worker)
+        report = _Report(None, error, started, _core.precise_ns() - started, attempts, worker)
+    else:
+        report = _Report(value, None, started, _core.precise_ns() - started, attempts, worker)
+    if elsewhere:
+        from ferrule import timing
+
+        return report._replace(timings=timing.gathered())
+    return report
 
 
 class _Run:
@@ -839,11 +832,8 @@ class _Run:
     def arguments(self, task: _Task) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if not task.has_values:
             return task.args, task.kwargs
-        args = tuple(self._value(each) for each in task.args)
-        return args, {name: self._value(each) for name, each in task.kwargs.items()}
-
-    def _value(self, argument: Any) -> Any:
-        return self.results[argument.task].value if isinstance(argument, _ResultOf) else argument
+        args = tuple(_filled_in(each, self.results) for each in task.args)
+        return args, {name: _filled_in(each, self.results) for name, each in task.kwargs.items()}
 
     def settle(self, result: TaskResult) -> None:
         """Note what has become of a task, and what follows for those that depend on it."""
@@ -898,6 +888,10 @@ class _Run:
         now = _core.precise_ns()
         if error is None:
             report = future.result()
+            if report.timings:
+                from ferrule.timing import take_in
+
+                take_in(report.timings)
             self.report(task, report, None if worker == "" else now - report.duration)
             return
         # The task's own errors come in reports: this one is of what was to run it.
@@ -994,7 +988,8 @@ class TaskScheduler:
         Args:
             id: Its name, unlike all others'.
             function: What it calls: a function or a coroutine function.
-            args: The arguments by position; `result_of(...)` stands for another task's value.
+            args: The arguments by position; `result_of(...)` stands for another task's value, also inside of lists,
+                tuples and the values of dictionaries.
             kwargs: The arguments by keyword, likewise.
             priority: Lower numbers run first.
             depends_on: Names of tasks that must have succeeded before; they may be added later.
@@ -1027,9 +1022,9 @@ class TaskScheduler:
             _check_limit(limit)
         terms = _PLAIN
         if timeout is not None or retry is not None or priority is not _PLAIN.priority:
-            terms = _Terms(_priority(priority), _timeout(timeout), _policy(retry))
+            terms = _Terms(priority_of(priority), timeout_of(timeout), policy_of(retry))
         args, kwargs = tuple(args), dict(kwargs or ())
-        values = [each.task for each in (*args, *kwargs.values()) if isinstance(each, _ResultOf)]
+        values = [*_named_in([*args, *kwargs.values()], set())]
         needs = _needs(id, (*depends_on, *values))
         self._tasks[id] = _Task(
             id,
@@ -1481,7 +1476,7 @@ class _Elsewhere:
                 self._held_up[task.id] = now + max(1, round(task.limit.check().retry_after * _NANOSECONDS))
                 continue
             args, kwargs = run.arguments(task)
-            call = (task.function, args, kwargs, task.terms.retry, None, task.is_coroutine, True)
+            call = (task.function, args, kwargs, task.terms.retry, None, task.is_coroutine, _here())
             future = run.running[task.id] = self._submit(task, call)
             if task.id in run.called_off:
                 future.cancel()

@@ -23,9 +23,9 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PySet, PyString, PyTuple, PyType};
 
-use super::future::{FutureBase, Tickets, WAITERS, WORKERS, Work, log_error, rouse};
+use super::future::{FutureBase, LOOKING, Tickets, WAITERS, WORKERS, Work, log_error, rouse};
 use super::queue::Queue;
-use super::spinning::spin_until;
+use super::spinning::{spin_until, take_heart};
 #[cfg(not(Py_GIL_DISABLED))]
 use super::{future::WAITS, spinning::look};
 use crate::callable::{Call, Failure, Packed, context};
@@ -523,6 +523,9 @@ impl Crew {
             }
             while !awake() {
                 thread::park();
+                if LOOKING.load(Ordering::Acquire) {
+                    take_heart();
+                }
             }
         });
         self.idle.fetch_sub(1, Ordering::SeqCst);

@@ -88,6 +88,9 @@ pub(super) static WAITS: AtomicUsize = AtomicUsize::new(0);
 pub(super) static WAITERS: Whereabouts = Whereabouts::unknown();
 pub(super) static WORKERS: Whereabouts = Whereabouts::unknown();
 
+/// Whether a thread that waits for a future looks for it, and doesn't sleep. A hint: where several wait, the last one says.
+pub(super) static LOOKING: AtomicBool = AtomicBool::new(false);
+
 /// Threads that wait for a future.
 pub(super) type Tickets = Vec<Arc<Ticket<()>>>;
 
@@ -491,7 +494,9 @@ impl FutureBase {
                 let here = guarding::processor();
                 WAITERS.note(here);
                 if !WORKERS.is_at(here) {
+                    LOOKING.store(true, Ordering::Release);
                     spin_until(|| ticket.is_settled());
+                    LOOKING.store(false, Ordering::Release);
                 }
             });
             if !matches!(woken, Ok(Woken::Settled)) {

@@ -3,6 +3,10 @@
 //! To be woken on another processor takes longer than most answers do. So whoever waits for one looks for it a little
 //! while first, and keeps account of whether that paid: where it did not, four times in a row, it is tried only now and
 //! then, so that a thread whose answers take their time loses next to nothing by it.
+//!
+//! A conversation whose sides both sleep between answers would never find out that it could do without: each side's look
+//! is over before the other one is awake. So what is tried now and then is a look that outlasts a wake-up, and a worker
+//! that finds his waiter looking looks in turn.
 
 use std::cell::Cell;
 use std::hint;
@@ -11,14 +15,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long it looks: what two wake-ups take.
+/// How long it looks, where the other side is awake.
 const LONGEST: Duration = Duration::from_micros(10);
+
+/// How long it looks now and then: longer than it takes to wake the other side.
+const LONGEST_PROBE: Duration = Duration::from_micros(100);
 
 /// How many times in a row it may be in vain.
 const PATIENCE: u32 = 4;
 
 /// Of how many waits one looks all the same, once it was in vain so often.
-const PROBE: u32 = 256;
+const PROBE: u32 = 64;
 
 /// Looks between two looks at the clock.
 const LOOKS: u32 = 8;
@@ -54,6 +61,11 @@ impl Whereabouts {
     }
 }
 
+/// Forgets that this thread has looked in vain: the other side is awake.
+pub fn take_heart() {
+    IN_VAIN.set(0);
+}
+
 /// Looks whether `done` becomes true, for as long as that is worth it; says whether it has.
 pub fn spin_until(done: impl Fn() -> bool) -> bool {
     if done() {
@@ -64,7 +76,7 @@ pub fn spin_until(done: impl Fn() -> bool) -> bool {
         IN_VAIN.set(in_vain.wrapping_add(1));
         return false;
     }
-    let found = look(&done, LONGEST);
+    let found = look(&done, if in_vain < PATIENCE { LONGEST } else { LONGEST_PROBE });
     IN_VAIN.set(if found { 0 } else { in_vain.wrapping_add(1) });
     found
 }

@@ -27,7 +27,7 @@ use super::super::future::{Elsewhere, FutureBase, Tickets, log_error, rouse};
 use super::super::queue::Queue;
 use super::wire::{Beside, Frame, Head, Kind, Reader, Writer};
 use super::worker::{Buffers, unpacked};
-use super::{FILLED, OUTBOX, RESULTS, begun, peek, take_back};
+use super::{FILLED, FLUSHES, OUTBOX, RESULTS, begun, peek, take_back};
 use crate::callable::context;
 use crate::clock::{self, SECOND, binding::nanoseconds};
 use crate::guarding::{Guarded, Made, attached, interned};
@@ -135,6 +135,8 @@ struct Worker {
     is_spare: bool,
     held: VecDeque<Arc<Job>>,
     epoch: u32,
+    // The number of the last event that was heard of it.
+    heard: u64,
     // How many tasks it was given since it came, and when it last said something or was given something to begin with.
     given: usize,
     since: u64,
@@ -226,6 +228,14 @@ struct Beginning {
     command: Vec<String>,
     prepare: Vec<u8>,
     initialize: Vec<u8>,
+    // Descriptors that the template, and so each worker, is to have; let go at the end.
+    inherited: Mutex<Vec<OwnedFd>>,
+}
+
+impl Beginning {
+    fn inherited(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the hub's threads share.
@@ -262,7 +272,7 @@ struct Face {
     failure: Py<PyAny>,
     /// Makes an exception of what came home: `rebuilt(value)`.
     rebuilt: Py<PyAny>,
-    /// Takes what workers tell: `told(bytes)`.
+    /// Takes what workers tell: `told(bytes, buffers)`.
     told: Py<PyAny>,
     /// There is room for so many more in the queue: `room(count)`.
     room: Py<PyAny>,
@@ -463,6 +473,7 @@ impl Hub {
                 is_spare: spare,
                 held: VecDeque::new(),
                 epoch: 0,
+                heard: 0,
                 given: 0,
                 since: clock::precise(),
                 deadline: u64::MAX,
@@ -588,7 +599,13 @@ impl Hub {
                 let text = String::from_utf8_lossy(&frame.body[start..end]).into_owned();
                 self.break_down(state, text);
             }
-            Kind::Event => state.done.push(Done::Event(frame)),
+            Kind::Event => {
+                // One that was sent may still be in the outbox, too.
+                if frame.head.number > worker.heard {
+                    worker.heard = frame.head.number;
+                    state.done.push(Done::Event(frame));
+                }
+            }
             Kind::Prepare | Kind::Initialize | Kind::Task | Kind::Leave => {}
         }
     }
@@ -747,6 +764,9 @@ impl Hub {
             let _ = template.child.wait();
         }
         if !self.over.swap(true, Ordering::SeqCst) {
+            if let Some(beginning) = self.beginning() {
+                beginning.inherited().clear();
+            }
             state.done.push(Done::Over);
             self.keeper.notify_one();
         }
@@ -809,8 +829,8 @@ impl Hub {
                 (job, Err(error))
             }
             Done::Event(frame) => {
-                let (text, _) = unpacked(py, &frame)?;
-                return self.face.told.bind(py).call1((text,)).map(drop);
+                let (text, buffers) = unpacked(py, &frame)?;
+                return self.face.told.bind(py).call1((text, buffers)).map(drop);
             }
             Done::Room(count) => {
                 self.make_room(py, count);
@@ -899,7 +919,13 @@ impl Hub {
         sharing::unblock(control.as_fd())?;
         let mut command = Command::new(&beginning.command[0]);
         command.args(&beginning.command[1..]).stdin(Stdio::from(other));
-        Ok(Template { control, child: command.spawn()? })
+        let child = command.spawn()?;
+        for some in beginning.inherited().chunks(sharing::MOST_DESCRIPTORS) {
+            let some: Vec<_> = some.iter().map(AsFd::as_fd).collect();
+            // No worker has this number. Where nobody listens any more, its end will be heard of.
+            let _ = sharing::send(control.as_fd(), &0_u64.to_le_bytes(), &some);
+        }
+        Ok(Template { control, child })
     }
 
     /// Sees to all that is a matter of time.
@@ -939,12 +965,22 @@ impl Hub {
         let late = |worker: &Worker| worker.held.len() > 1 && now.saturating_sub(worker.since) > PATIENCE;
         let names: Vec<u64> = state.workers.iter().filter(|(_, worker)| late(worker)).map(|(name, _)| *name).collect();
         for name in names {
+            let sent = |state: &State| {
+                state.workers.get(&name).map(|worker| worker.outbox.word(FLUSHES).load(Ordering::SeqCst))
+            };
+            let before = sent(state);
+            self.hear_worker(state, name);
             let Some(worker) = state.workers.get(&name) else { continue };
+            let gathered = peek(&worker.outbox);
+            if sent(state) != before {
+                // What came before these is on its way.
+                continue;
+            }
             let mut reader = worker.reader.beside();
-            reader.feed(&peek(&worker.outbox));
+            reader.feed(&gathered);
             while let Ok(Some(frame)) = reader.take() {
-                // They will come again: results are taken once, and whatever else it says when it comes.
-                if matches!(frame.head.kind, Kind::Returned | Kind::Raised) {
+                // They will come again, and are taken once.
+                if matches!(frame.head.kind, Kind::Returned | Kind::Raised | Kind::Event) {
                     self.take_in(state, name, frame);
                 }
             }
@@ -1114,14 +1150,16 @@ impl ProcessHub {
         self.hub.beginning().is_some()
     }
 
-    /// Starts it: the template's command line, what a worker loads first, and its initializer.
-    fn start(&self, command: Vec<String>, prepare: Vec<u8>, initialize: Vec<u8>) -> PyResult<()> {
+    /// Starts it: the template's command line, what a worker loads first, its initializer, and descriptors that each
+    /// worker is to inherit; they are the hub's own from now on.
+    fn start(&self, command: Vec<String>, prepare: Vec<u8>, initialize: Vec<u8>, inherited: Vec<i32>) -> PyResult<()> {
+        let inherited: Mutex<Vec<OwnedFd>> = Mutex::new(inherited.into_iter().map(sharing::adopt).collect());
         {
             let mut beginning = self.hub.beginning.lock().unwrap_or_else(PoisonError::into_inner);
             if beginning.is_some() {
                 return Ok(());
             }
-            *beginning = Some(Arc::new(Beginning { command, prepare, initialize }));
+            *beginning = Some(Arc::new(Beginning { command, prepare, initialize, inherited }));
         }
         self.start_threads()
     }
@@ -1360,6 +1398,11 @@ impl ProcessHub {
             }
             if let Some(template) = &state.template {
                 drop(sharing::adopt(template.control.as_raw_fd()));
+            }
+            if let Some(beginning) = self.hub.beginning.try_lock().ok().and_then(|beginning| beginning.clone())
+                && let Ok(mut inherited) = beginning.inherited.try_lock()
+            {
+                inherited.clear();
             }
             // The rest is the parent's: nothing of it is touched.
             std::mem::forget(state);

@@ -6,12 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyTuple};
 
 use super::wire::{Beside, Frame, Head, Kind, Reader, write};
 use super::{FILLED, FLUSHES, OUTBOX, RESULTS, begin};
 use crate::clock;
-use crate::guarding::{call_method, interned};
+use crate::guarding::{call, call_method, interned};
 use crate::lifecycle;
 use crate::sharing::binding::{bytes_of, parts};
 use crate::sharing::{self, Mapping, Received, Segments};
@@ -115,6 +115,8 @@ pub struct WorkerEnd {
     incoming: Mutex<Reader>,
     // Held while results are written or sent.
     outgoing: Mutex<Outgoing>,
+    // How many events were told: who takes them from the socket and from the outbox tells them apart by their numbers.
+    events: AtomicU64,
     since: AtomicU64,
 }
 
@@ -160,6 +162,9 @@ impl WorkerEnd {
     fn put(&self, head: Head, text: &[u8], buffers: &[&[u8]], at_once: bool) -> std::io::Result<()> {
         let mut outgoing = self.outgoing();
         let mut head = head;
+        if head.kind == Kind::Event {
+            head.number = self.events.fetch_add(1, Ordering::Relaxed) + 1;
+        }
         let memory = self.beside.put(&mut head, buffers, &mut outgoing.segments);
         let mut bytes = Vec::new();
         write(&mut bytes, head, text, buffers);
@@ -217,6 +222,7 @@ impl WorkerEnd {
             generation: lifecycle::generation(),
             incoming: Mutex::default(),
             outgoing: Mutex::new(Outgoing { sent: clock::precise(), segments: Segments::default() }),
+            events: AtomicU64::new(0),
             since: AtomicU64::new(0),
         })
     }
@@ -276,6 +282,31 @@ impl WorkerEnd {
             let _ = py.detach(|| self.flush(&mut self.outgoing()));
         }
     }
+}
+
+/// Makes calls with the items of a list from `place` on (tuples of arguments, unless there is `one_each`), and puts what
+/// they return into `results`; returns the place of the next one after so many nanoseconds, or at the list's end.
+#[pyfunction]
+#[pyo3(name = "_make_calls")]
+pub fn make_calls(
+    function: &Bound<'_, PyAny>,
+    items: &Bound<'_, PyList>,
+    mut place: usize,
+    results: &Bound<'_, PyList>,
+    one_each: bool,
+    length: u64,
+) -> PyResult<usize> {
+    let until = clock::precise().saturating_add(length);
+    while place < items.len() {
+        let item = items.get_item(place)?;
+        place += 1;
+        let result = if one_each { call(function, &[&item])? } else { function.call1(item.cast_into::<PyTuple>()?)? };
+        results.append(result)?;
+        if clock::precise() >= until {
+            break;
+        }
+    }
+    Ok(place)
 }
 
 /// Has the process killed when the thread that made it ends; returns the parent's number.
