@@ -98,7 +98,7 @@ def test_random_kills(retries):
     seed = int(os.environ.get("FERRULE_SEED", str(random.randrange(10**9))))
     print("FERRULE_SEED =", seed)  # noqa: T201 - to be found again
     chances = random.Random(seed)
-    names, before = {entry.name for entry in Path("/dev/shm").iterdir()}, None
+    names, before = tasks.shared_names(), None
     kills = KILLS // 2
     counts = {"good": 0, "raised": 0, "died": 0}
     executor = ProcessPoolExecutor(3, retries=retries, preload=["pytest"])
@@ -139,7 +139,7 @@ def test_random_kills(retries):
             assert time.monotonic() < deadline, [entry.name for entry in Path("/proc/self/fd").iterdir()]
             time.sleep(0.05)
     print(counts)  # noqa: T201 - shown where something fails
-    assert {entry.name for entry in Path("/dev/shm").iterdir()} - names == set()
+    assert tasks.shared_names() - names == set()
     assert children() & set(executor.pids()) == set()
 
 

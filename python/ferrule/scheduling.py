@@ -663,8 +663,13 @@ class _ResultOf(NamedTuple):
 _SEARCHED = frozenset({_ResultOf, list, tuple, dict})
 
 
+def _is_dictionary(argument: object) -> bool:
+    # Not said in place: what type checkers conclude from it, they don't agree on.
+    return type(argument) is dict
+
+
 def _within(argument: Any) -> Iterable[Any]:
-    return cast("dict[Any, Any]", argument).values() if type(argument) is dict else argument
+    return cast("Iterable[Any]", argument.values() if _is_dictionary(argument) else argument)
 
 
 def _named_in(argument: Any, seen: set[int]) -> Iterator[str]:
@@ -686,9 +691,8 @@ def _filled_in(argument: Any, results: Mapping[str, TaskResult], within: tuple[i
     if type(argument) not in _SEARCHED or id(argument) in within or not any(True for _ in _named_in(argument, set())):
         return argument
     within = (*within, id(argument))
-    if type(argument) is dict:
-        items = cast("dict[Any, Any]", argument).items()
-        return {key: _filled_in(each, results, within) for key, each in items}
+    if _is_dictionary(argument):
+        return {key: _filled_in(each, results, within) for key, each in argument.items()}
     return type(argument)(_filled_in(each, results, within) for each in argument)
 
 
