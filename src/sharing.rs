@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 /// How many descriptors one message brings at most.
 pub const MOST_DESCRIPTORS: usize = 4;
@@ -321,6 +321,11 @@ impl Drop for Mapping {
     }
 }
 
+/// Whether the system gives huge pages to those who ask.
+static HUGE_PAGES: LazyLock<bool> = LazyLock::new(|| {
+    std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").is_ok_and(|text| !text.contains("[never]"))
+});
+
 /// Memory of this process's own: what came from another one lies in it.
 pub enum Memory {
     /// Mapped, and where it begins in the mapping.
@@ -340,7 +345,7 @@ impl Memory {
     /// To take a page from the system for the first time costs several times what it costs to fill it. So much memory is
     /// taken in huge pages, where the system has such, and little from the allocator, which gives out the same again.
     fn unused(length: usize) -> io::Result<Self> {
-        if length >= HUGE {
+        if length >= HUGE && *HUGE_PAGES {
             let mapping = Mapping::anonymous(length.saturating_add(HUGE))?;
             let start = mapping.start.addr().get();
             let skipped = start.next_multiple_of(HUGE) - start;
