@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import time
 from pathlib import Path
@@ -101,7 +102,15 @@ def test_ctrl_c_ends_the_program(start, wait):
     time.sleep(0.1)
     # As a terminal does it: to all of the group.
     os.killpg(program.pid, signal.SIGINT)
-    _, errors = program.communicate(timeout=LONG)
+    try:
+        _, errors = program.communicate(timeout=LONG / 2)
+    except subprocess.TimeoutExpired:
+        # Where locks spin before they sleep, the interpreter's own waits overlook a signal that comes just then, as long
+        # as no other one comes; ours look again. On a busy machine spinning takes a tenth of a second.
+        assert "c.wait" in wait
+        assert sysconfig.get_config_var("Py_GIL_DISABLED")
+        os.killpg(program.pid, signal.SIGINT)
+        _, errors = program.communicate(timeout=LONG)
     assert program.returncode in {-signal.SIGINT, 130, 1}
     assert errors.count("KeyboardInterrupt") == 1, errors
     gone(pids)
