@@ -47,7 +47,7 @@ ON_FERRULE = """
             # Not their contexts of "fork": our workers are clean processes, and the argument is refused.
             if "ProcessPool" in type(test).__name__
             and "ProcessPoolFork" not in type(test).__name__.replace("Forkserver", "")
-            # It hands a queue of multiprocessing's to the initializer, which only its own processes inherit.
+            # It has the worker log its failure into a queue; ours is logged by the parent, and in the error.
             and "FailingInitializer" not in type(test).__name__
             and test._testMethodName not in left_out
         ]

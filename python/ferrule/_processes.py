@@ -681,6 +681,10 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         """Return the process numbers of the workers."""
         return self._hub.pids()
 
+    @property
+    def _broken(self) -> str | bool:
+        return self._hub.broken or False
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
