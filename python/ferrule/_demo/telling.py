@@ -64,6 +64,7 @@ def as_json(outcome: Outcome) -> str:
             one.id: {"started": one.started, "duration": one.duration, "worker": one.worker}
             for one in outcome.answers.values()
         },
+        "workers": outcome.workers,
         "cost_of_wrappers": [one._asdict() for one in outcome.costs],
         "plain_sample_bytes": outcome.kept_bytes,
         "rows_compared": outcome.rows,
