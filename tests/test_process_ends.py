@@ -107,8 +107,8 @@ def test_ctrl_c_ends_the_program(start, wait):
     with contextlib.suppress(subprocess.TimeoutExpired):
         _, errors = program.communicate(timeout=LONG / 2)
     if errors is None:
-        # Where locks spin before they sleep, the interpreter's own waits overlook a signal that comes just then, as long
-        # as no other one comes; ours look again. On a busy machine spinning takes a tenth of a second.
+        # Where locks spin before they sleep, the interpreter's own waits overlook a signal that comes just then, until
+        # another one comes; ours look again. On a busy machine spinning takes a tenth of a second.
         assert "c.wait" in wait
         assert sysconfig.get_config_var("Py_GIL_DISABLED")
         os.killpg(program.pid, signal.SIGINT)
