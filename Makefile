@@ -68,6 +68,10 @@ test-package: build $(STAMPS)/test $(STAMPS)/extras
 	@echo "--- pytest: the package, on $$($(BIN)/python --version)"
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: chaos
+chaos: build $(STAMPS)/test ## 10,000 random kills of worker processes
+	FERRULE_CHAOS=10000 $(BIN)/python -m pytest tests/test_chaos.py $(PYTEST_ARGS)
+
 # In three parts, so that `make --keep-going lint` shows all that is wrong.
 .PHONY: lint lint-rust lint-python lint-types
 lint: lint-rust lint-python lint-types ## formatting, clippy, ruff, mypy, basedpyright, stubtest

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from benches import processes
 from ferrule._compare.harness import Figure, Prepared, Room, UnavailableError
 from ferrule._compare.scheduling import WORKERS, ours, theirs
 from ferrule._compare.scheduling import room as compared
@@ -34,7 +35,7 @@ def room(*, quick: bool) -> Room:
     trips = 2_000 if quick else 20_000
     return replace(
         own,
-        rows=[row.joined_by(peers.get(row.id, {})) for row in own.rows],
+        rows=[*(row.joined_by(peers.get(row.id, {})) for row in own.rows), *processes.rows()],
         figures=[
             round_trip(trips, 0.5, "p50"),
             round_trip(trips, 0.99, "p99"),
@@ -42,6 +43,7 @@ def room(*, quick: bool) -> Room:
             memory(),
             speed_up(),
             interrupted(),
+            *processes.figures(quick=quick),
         ],
     )
 

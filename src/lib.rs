@@ -25,6 +25,7 @@ pub mod pooling;
 pub mod probing;
 pub mod retrying;
 pub mod scheduling;
+pub mod sharing;
 #[cfg(feature = "python")]
 pub mod stepping;
 pub mod surveying;
@@ -81,6 +82,14 @@ mod _core {
     #[pymodule_export]
     use crate::scheduling::pool::{Admission, ThreadPool};
     #[pymodule_export]
+    use crate::scheduling::processes::hub::ProcessHub;
+    #[pymodule_export]
+    use crate::scheduling::processes::results::Results;
+    #[pymodule_export]
+    use crate::scheduling::processes::worker::{Buffers, WorkerEnd, die_with_parent, make_calls};
+    #[pymodule_export]
+    use crate::sharing::binding::SharedPart;
+    #[pymodule_export]
     use crate::timing::binding::{CountedFunction, Recorder, Recorders, Resumptions, Stopwatch, TimedFunction, Timer};
     #[pymodule_export]
     use crate::upkeep::stop_upkeep;
@@ -100,6 +109,7 @@ mod _core {
         crate::callable::publish_all(module.py())?;
         crate::iterating::binding::publish_all(module.py());
         crate::pipelines::chain::publish_all(module.py());
+        crate::scheduling::processes::results::publish(module.py());
         crate::clock::calibrate();
         crate::lifecycle::install(module)
     }

@@ -1,6 +1,7 @@
 """The demo: what it finds, that both of its jobs find the same, and what it makes of files that nobody can read."""
 
 import ast
+import contextlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from ferrule._demo import contest, examining, job, plain, sources, storing, telling
 from ferrule._demo.command import main
+from ferrule.scheduling import TaskResult, WorkerDied
 
 # CPython counts the depth of trees in one place for all threads, and gets it wrong where these tests run in several.
 PARSER = threading.Lock()
@@ -714,6 +716,28 @@ class TestAsAProgram:
         assert facts["functions"] > 1_000
         assert facts["longest"][0]["figure"] > 100
         assert facts["rows_compared"] > 2_000
+
+    def test_many_files_are_examined_in_processes(self, tmp_path):
+        facts, picture = tmp_path / "facts.json", tmp_path / "job.html"
+        options = ["-W", "error", "-X", "dev"]
+        done = demo("--limit", job.FEW + 8, "--json", facts, "--timeline", picture, options=options)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "Both found the same" in done.stdout
+        facts = json.loads(facts.read_text(encoding="utf-8"))
+        assert facts["workers"] >= 1
+        # Nothing that was measured there is lost.
+        assert facts["seconds"]["measured"]["ferrule"]["parse"]["times"] == facts["files_taken"]
+        drawn = picture.read_text(encoding="utf-8")
+        assert drawn.count("process ") >= facts["workers"]
+        assert all(name in drawn for name in storing.QUESTIONS)
+
+    def test_a_file_that_ends_its_process_is_a_problem_like_others(self, tree):
+        with contextlib.closing(storing.create(tree / "database")) as database:
+            died = TaskResult("a.py", "error", error=WorkerDied("a.py", -11, 11))
+            job.keep(database, "a.py", died)
+            assert database.execute("SELECT path FROM problems").fetchall() == [("a.py",)]
+            with pytest.raises(ZeroDivisionError):
+                job.keep(database, "b.py", TaskResult("b.py", "error", error=ZeroDivisionError()))
 
     @pytest.mark.slow
     @pytest.mark.timeout(420)

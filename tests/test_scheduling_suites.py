@@ -1,9 +1,10 @@
 """The executor and its future under CPython's own tests of theirs."""
 
-import importlib.util
-import textwrap
+import functools
 
 import pytest
+
+from cpython_suites import passes
 
 pytestmark = [pytest.mark.subprocess, pytest.mark.slow]
 
@@ -69,13 +70,4 @@ MODULES = {
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("module", MODULES)
 def test_cpython_s_tests_pass_with_ours_in_place_of_theirs(python, module):
-    if importlib.util.find_spec("test") is None or importlib.util.find_spec("test.test_concurrent_futures") is None:
-        pytest.skip("this interpreter comes without CPython's package `test`")
-    spec = importlib.util.find_spec("test.test_concurrent_futures")
-    if not spec.submodule_search_locations:
-        pytest.skip("these tests are a package from CPython 3.12 on")
-    code = textwrap.dedent(ON_FERRULE).format(module=module, left_out=set(NOT_FOR_US))
-    run = python(code, timeout=200)
-    assert run.returncode == 0, run.stderr[-6000:]
-    ran = int(run.stdout.split("RAN ")[1].split()[0])
-    assert ran >= MODULES[module], run.stderr[-3000:]
+    passes(functools.partial(python, timeout=200), ON_FERRULE, module, NOT_FOR_US, MODULES[module])

@@ -615,7 +615,7 @@ def test_pictures(tmp_path):
 
 def test_what_can_t_be_pickled_fails_alone():
     scheduler = TaskScheduler(max_workers=1)
-    scheduler.add_task("unpicklable", lambda: 1)
+    scheduler.add_task("unpicklable", double, (threading.Lock(),))
     scheduler.add_task("fine", double, (os.getpid(),))
     results = scheduler.run("processes")
     assert results["unpicklable"].status == "error"

@@ -22,6 +22,7 @@ from ferrule._errors import MissingExtra as MissingExtra
 from ferrule._errors import RateLimited as RateLimited
 from ferrule._errors import TaskTimeout as TaskTimeout
 from ferrule._errors import UnknownDependency as UnknownDependency
+from ferrule._errors import WorkerDied as WorkerDied
 from ferrule.caching import Cache as Cache
 from ferrule.caching import CacheInfo as CacheInfo
 from ferrule.caching import CacheStats as CacheStats
@@ -69,6 +70,7 @@ from ferrule.retrying import Retry as Retry
 from ferrule.retrying import RetryBudget as RetryBudget
 from ferrule.retrying import RetryStats as RetryStats
 from ferrule.retrying import retry as retry
+from ferrule.scheduling import ProcessPoolExecutor as ProcessPoolExecutor
 from ferrule.scheduling import TaskResult as TaskResult
 from ferrule.scheduling import TaskScheduler as TaskScheduler
 from ferrule.scheduling import ThreadPoolExecutor as ThreadPoolExecutor

@@ -1,4 +1,5 @@
 import builtins
+import sys
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable, Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -344,6 +345,8 @@ class CountedFunction(Wrapper):
     def call_count(self) -> int: ...
     def call_reset(self) -> None: ...
 
+_Carried: TypeAlias = tuple[int, int, int, int, int, list[tuple[int, int]], tuple[int, int, int, int, int]]
+
 @final
 class Recorder:
     def __new__(cls) -> Self: ...
@@ -351,6 +354,7 @@ class Recorder:
     def record_memory(self, net: int, peak: int) -> None: ...
     def stats(self) -> TimingStats: ...
     def buckets(self) -> list[tuple[float, float, int]]: ...
+    def add(self, carried: _Carried, /) -> None: ...
     def reset(self) -> None: ...
     def __sizeof__(self) -> int: ...
 
@@ -362,6 +366,9 @@ class Recorders:
     def items(self) -> list[tuple[str, Recorder]]: ...
     def stopwatch(self, name: str, /) -> Stopwatch | None: ...
     def keep_stopwatch(self, name: str, stopwatch: Stopwatch, /) -> None: ...
+    @property
+    def empty(self) -> bool: ...
+    def carried(self, *, take: bool) -> list[tuple[str, str | None, _Carried]]: ...
 
 @final
 class Stopwatch:
@@ -864,6 +871,7 @@ __all__ = [
     "Batches",
     "BreakerFunction",
     "Bucket",
+    "Buffers",
     "Cache",
     "CachedFunction",
     "CallPermit",
@@ -899,10 +907,12 @@ __all__ = [
     "Place",
     "Plan",
     "Pool",
+    "ProcessHub",
     "Program",
     "Ready",
     "Recorder",
     "Recorders",
+    "Results",
     "Resumptions",
     "Retrier",
     "RetryBudget",
@@ -910,6 +920,7 @@ __all__ = [
     "RetryTally",
     "RetryingFunction",
     "RetryingMethod",
+    "SharedPart",
     "Shell",
     "Shelved",
     "SingletonCall",
@@ -922,9 +933,11 @@ __all__ = [
     "WeighedBatches",
     "Windows",
     "Worker",
+    "WorkerEnd",
     "Wrapper",
     "_after_fork_in_child",
     "_change_metaclass",
+    "_die_with_parent",
     "_stop_upkeep",
     "coarse_ns",
     "forks",
@@ -1023,3 +1036,104 @@ class Admission:
     def future(self) -> Future[None]: ...
     def take(self) -> None: ...
     def leave(self) -> None: ...
+
+@final
+class Buffers:
+    def __new__(cls, *, inside: bool = False) -> Self: ...
+    def __call__(self, buffer: Any, /) -> bool: ...
+    def clear(self) -> None: ...
+
+@final
+class SharedPart:
+    def __len__(self) -> int: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class WorkerEnd:
+    def __new__(cls, socket: int, outbox: int, beside: int) -> Self: ...
+    def receive(self) -> tuple[int, int, bytes, list[Any]] | None: ...
+    def put_out(
+        self,
+        kind: int,
+        number: int,
+        text: bytes,
+        buffers: Buffers | None = None,
+        *,
+        at_once: bool = False,
+    ) -> bool: ...
+    def flush_out(self) -> None: ...
+
+def _die_with_parent() -> int: ...
+def _make_calls(
+    function: Callable[..., Any],
+    items: list[Any],
+    place: int,
+    results: list[Any],
+    one_each: bool,
+    length: int,
+) -> int: ...
+
+@final
+class Results(Iterator[Any]):
+    def __new__(cls, lists: Iterator[list[Any]]) -> Self: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def close(self) -> None: ...
+
+@final
+class ProcessHub:
+    def __new__(
+        cls,
+        future_class: type[FutureBase],
+        callbacks: tuple[
+            Callable[[Any, Buffers], bytes],
+            Callable[[Any], object],
+            Callable[[str, object, int, int | None, float, str], BaseException | None],
+            Callable[[Any], BaseException],
+            Callable[[bytes, list[Any]], None],
+            Callable[[int], None],
+        ],
+        *,
+        max_workers: int,
+        max_tasks: int | None,
+        memory_limit: int | None,
+        bounded: bool,
+        beside: int,
+        plain: bool,
+    ) -> Self: ...
+    @property
+    def started(self) -> bool: ...
+    @property
+    def foreign(self) -> bool: ...
+    @property
+    def over(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def broken(self) -> str | None: ...
+    @property
+    def wanted(self) -> bool: ...
+    @property
+    def template(self) -> int | None: ...
+    def start(self, command: list[str], prepare: bytes, initialize: bytes, inherited: list[int]) -> None: ...
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        priority: int,
+        timeout: int | None,
+        retries: int,
+        label: object,
+        promised: bool,
+        /,
+    ) -> FutureBase: ...
+    def promise(self) -> None: ...
+    def keep_promise(self) -> None: ...
+    def close(self, *, cancel: bool) -> None: ...
+    def kill(self, signal: int, *, last: bool) -> None: ...
+    def wait(self, *, timeout: float | timedelta | None = None) -> bool: ...
+    def pids(self) -> list[int]: ...
+    def counts(self) -> tuple[int, int, int]: ...
+    def abandon(self) -> None: ...

@@ -127,6 +127,26 @@ class TaskTimeout(FerruleError, TimeoutError):  # noqa: N818 - it says what is w
         return f"the task took longer than {self.seconds:.3g} s"
 
 
+class WorkerDied(FerruleError):  # noqa: N818 - it says what is wrong without the word
+    """A worker process ended while it ran a task.
+
+    Args:
+        task_id: The task's name, or its number where it has none.
+        exitcode: The process's exit code, as `subprocess` has it; `None` where nobody could say.
+        signal: The number of the signal that killed it, if one did.
+    """
+
+    def __init__(self, task_id: object, exitcode: int | None, signal: int | None) -> None:
+        super().__init__(task_id, exitcode, signal)
+        self.task_id = task_id
+        self.exitcode = exitcode
+        self.signal = signal
+
+    def __str__(self) -> str:
+        how = f"killed by signal {self.signal}" if self.signal is not None else f"exit code {self.exitcode}"
+        return f"the process that ran task {self.task_id!r} has ended: {how}"
+
+
 class DuplicateTask(FerruleError, ValueError):  # noqa: N818 - it says what is wrong without the word
     """A scheduler has a task of that name already."""
 

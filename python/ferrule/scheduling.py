@@ -30,8 +30,10 @@ from ferrule._errors import (
     ExecutorFull,
     TaskTimeout,
     UnknownDependency,
+    WorkerDied,
 )
 from ferrule._logging import logger_of
+from ferrule._terms import View, is_interrupted, nanoseconds_of, policy_of, priority_of, timeout_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import ParamSpec
 
+    from ferrule._processes import ProcessExecutorView, ProcessPoolExecutor, RemoteTraceback
     from ferrule.limiting import RateLimiter
     from ferrule.retrying import Retry
     from ferrule.timing import PerformanceMonitor
@@ -55,43 +58,35 @@ __all__ = [
     "ExecutorStats",
     "ExecutorView",
     "Future",
+    "ProcessExecutorView",
+    "ProcessPoolExecutor",
+    "RemoteTraceback",
     "TaskResult",
     "TaskResults",
     "TaskScheduler",
     "TaskTimeout",
     "ThreadPoolExecutor",
     "UnknownDependency",
+    "WorkerDied",
 ]
 
 T = TypeVar("T")
 
 _NANOSECONDS: Final = 1_000_000_000
-_MANY: Final = 2**31
 
 
-def _priority(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"priority must be an integer, not {shown(value)}")
-    if not -_MANY <= value < _MANY:
-        raise ValueError(f"priority must fit into 32 bits, got {value!r}")
-    return value
+# What lives in a module of its own, which threads don't need.
+_PROCESSES: Final = ("ProcessExecutorView", "ProcessPoolExecutor", "RemoteTraceback")
 
 
-def _timeout(value: float | timedelta | None) -> float | None:
-    if value is None:
-        return None
-    seconds = _core.seconds_from("timeout", value)
-    if seconds == 0:
-        raise ValueError("timeout must be more than 0 seconds, or None for ever")
-    return seconds
+def __getattr__(name: str) -> object:
+    if name not in _PROCESSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ferrule import _processes
 
-
-def _policy(value: object) -> Retry | None:
-    from ferrule.retrying import Retry
-
-    if value is not None and not isinstance(value, Retry):
-        raise TypeError(f"retry must be a ferrule.Retry or None, not {shown(value)}")
-    return value
+    for each in _PROCESSES:
+        globals()[each] = getattr(_processes, each)
+    return globals()[name]
 
 
 class Future(_core.FutureBase, concurrent.futures.Future[T]):
@@ -163,18 +158,10 @@ _numbers = itertools.count()
 _ERRORS: Final = (BrokenThreadPool, ExecutorClosed, ExecutorFull, TaskTimeout)
 
 
-def _is_interrupted() -> bool:
-    import sys
-
-    # In an interactive session the last error may be an old one.
-    error = getattr(sys, "last_exc", None)
-    return not hasattr(sys, "ps1") and isinstance(error or getattr(sys, "last_value", None), KeyboardInterrupt)
-
-
 def _at_exit() -> None:
     """Ends the executors before the interpreter does: what is queued is still done, unless Ctrl-C ends the program."""
     _core.Crew.close_all()
-    interrupted = _is_interrupted()
+    interrupted = is_interrupted()
     crews = list(_crews.items())
     for crew, recruiter in crews:
         crew.close(cancel=interrupted or not recruiter.drains)
@@ -206,9 +193,7 @@ class _Terms(NamedTuple):
     retry: Retry | None = None
 
     def nanoseconds(self) -> int | None:
-        if self.timeout is None or self.timeout >= _MANY:
-            return None
-        return max(1, round(self.timeout * _NANOSECONDS))
+        return nanoseconds_of(self.timeout)
 
 
 _PLAIN: Final = _Terms()
@@ -361,7 +346,7 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
         Raises:
             TypeError, ValueError: If an argument is not what it may be.
         """
-        return ExecutorView(self, _Terms(_priority(priority), _timeout(timeout), _policy(retry)))
+        return ExecutorView(self, _Terms(priority_of(priority), timeout_of(timeout), policy_of(retry)))
 
     async def submit_async(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Submit a call from an event loop: where the queue is full, await room instead of blocking the loop.
@@ -414,14 +399,10 @@ class ThreadPoolExecutor(_core.ThreadPool, concurrent.futures.Executor):
         raise TypeError(f"a {type(self).__name__} can't be pickled or copied: its threads belong to its process")
 
 
-class ExecutorView(concurrent.futures.Executor):
+class ExecutorView(View["ThreadPoolExecutor", _Terms]):
     """An executor as seen by tasks on terms of their own: what `ThreadPoolExecutor.options` returns."""
 
-    __slots__ = ("_executor", "_terms")
-
-    def __init__(self, executor: ThreadPoolExecutor, terms: _Terms) -> None:
-        self._executor = executor
-        self._terms = terms
+    __slots__ = ()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a call and return its future.
@@ -487,28 +468,6 @@ class ExecutorView(concurrent.futures.Executor):
             TypeError, ValueError: If an argument is not what it may be.
         """
         return self._executor.options(**{**self._terms._asdict(), **changes})
-
-    def parts(self) -> tuple[ThreadPoolExecutor, _Terms]:
-        """Return the executor itself, and the terms; for those who build on views."""
-        return self._executor, self._terms
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Shut the executor down, for all who use it.
-
-        Args:
-            wait: Whether to wait until all tasks are done and the threads have gone.
-            cancel_futures: Whether tasks that wait in the queue are cancelled.
-        """
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._executor.__exit__(kind, error, traceback)
-
-    def __repr__(self) -> str:
-        terms = ", ".join(f"{name}={value!r}" for name, value in self._terms._asdict().items())
-        return f"<{type(self).__name__} of {self._executor!r}: {terms}>"
 
 
 def _with_retry(
@@ -704,8 +663,13 @@ class _ResultOf(NamedTuple):
 _SEARCHED = frozenset({_ResultOf, list, tuple, dict})
 
 
+def _is_dictionary(argument: object) -> bool:
+    # Not said in place: what type checkers conclude from it, they don't agree on.
+    return type(argument) is dict
+
+
 def _within(argument: Any) -> Iterable[Any]:
-    return argument.values() if type(argument) is dict else argument
+    return cast("Iterable[Any]", argument.values() if _is_dictionary(argument) else argument)
 
 
 def _named_in(argument: Any, seen: set[int]) -> Iterator[str]:
@@ -727,7 +691,7 @@ def _filled_in(argument: Any, results: Mapping[str, TaskResult], within: tuple[i
     if type(argument) not in _SEARCHED or id(argument) in within or not any(True for _ in _named_in(argument, set())):
         return argument
     within = (*within, id(argument))
-    if type(argument) is dict:
+    if _is_dictionary(argument):
         return {key: _filled_in(each, results, within) for key, each in argument.items()}
     return type(argument)(_filled_in(each, results, within) for each in argument)
 
@@ -759,6 +723,16 @@ class _Report(NamedTuple):
     duration: int
     attempts: int
     worker: str
+    # What was measured elsewhere while it ran.
+    timings: Any = None
+
+
+def _here() -> tuple[int, bytes]:
+    """Return what tells this process from all others, on whatever machine."""
+    return os.getpid(), _MARK
+
+
+_MARK: Final = os.urandom(8)
 
 
 def _perform(  # noqa: PLR0917 - sent to wherever it runs
@@ -768,10 +742,15 @@ def _perform(  # noqa: PLR0917 - sent to wherever it runs
     retry: Retry | None,
     limit: RateLimiter | None,
     is_coroutine: bool,  # noqa: FBT001
-    in_process: bool = False,  # noqa: FBT001, FBT002
+    sender: tuple[int, bytes] | None = None,
 ) -> _Report:
-    """Run a task here and now: in a worker thread, in another process, or in the caller's thread."""
+    """Run a task here and now: in a worker thread, in the caller's thread, or in another process than its sender."""
     attempts = 0
+    elsewhere = sender is not None and sender != _here()
+    if elsewhere:
+        from ferrule import timing
+
+        timing.begin_gathering()
 
     def attempt() -> Any:
         nonlocal attempts
@@ -784,15 +763,21 @@ def _perform(  # noqa: PLR0917 - sent to wherever it runs
             return asyncio.run(function(*args, **kwargs))
         return function(*args, **kwargs)
 
-    worker = f"process {os.getpid()}" if in_process else threading.current_thread().name
+    worker = f"process {os.getpid()}" if elsewhere else threading.current_thread().name
     started = _core.precise_ns()
     try:
         value = attempt() if retry is None else retry.call(attempt)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
-        return _Report(None, error, started, _core.precise_ns() - started, attempts, worker)
-    return _Report(value, None, started, _core.precise_ns() - started, attempts, worker)
+        report = _Report(None, error, started, _core.precise_ns() - started, attempts, worker)
+    else:
+        report = _Report(value, None, started, _core.precise_ns() - started, attempts, worker)
+    if elsewhere:
+        from ferrule import timing
+
+        return report._replace(timings=timing.gathered())
+    return report
 
 
 class _Run:
@@ -907,6 +892,10 @@ class _Run:
         now = _core.precise_ns()
         if error is None:
             report = future.result()
+            if report.timings:
+                from ferrule.timing import take_in
+
+                take_in(report.timings)
             self.report(task, report, None if worker == "" else now - report.duration)
             return
         # The task's own errors come in reports: this one is of what was to run it.
@@ -1037,7 +1026,7 @@ class TaskScheduler:
             _check_limit(limit)
         terms = _PLAIN
         if timeout is not None or retry is not None or priority is not _PLAIN.priority:
-            terms = _Terms(_priority(priority), _timeout(timeout), _policy(retry))
+            terms = _Terms(priority_of(priority), timeout_of(timeout), policy_of(retry))
         args, kwargs = tuple(args), dict(kwargs or ())
         values = [*_named_in([*args, *kwargs.values()], set())]
         needs = _needs(id, (*depends_on, *values))
@@ -1319,16 +1308,10 @@ class TaskScheduler:
             yield from _on_pool(run, executor=executor)
 
     def _in_processes(self, run: _Run) -> Iterator[None]:
-        import multiprocessing
+        from ferrule._processes import ProcessPoolExecutor
 
-        # Not by fork: this process has threads.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(self.max_workers, mp_context=context) as executor:
-            try:
-                yield from _Elsewhere(run, executor, self.max_workers).drive()
-            except BaseException:
-                executor.shutdown(wait=False, cancel_futures=True)
-                raise
+        with ProcessPoolExecutor(self.max_workers, on_exit="kill") as executor:
+            yield from _InProcesses(run, executor, self.max_workers).drive()
 
 
 def _is_coroutine_function(task: str, function: object) -> bool:
@@ -1443,7 +1426,14 @@ def _on_pool(run: _Run, *, executor: ThreadPoolExecutor | ExecutorView) -> Itera
 
 
 def _drive_on(executor: concurrent.futures.Executor, workers: int | None) -> Callable[[_Run], Iterator[None]]:
-    return lambda run: _Elsewhere(run, executor, workers).drive()
+    from ferrule._processes import ProcessExecutorView, ProcessPoolExecutor
+
+    kind = _Elsewhere
+    if isinstance(executor, (ProcessPoolExecutor, ProcessExecutorView)):
+        kind = _InProcesses
+    elif type(executor).__module__.startswith("distributed."):
+        kind = _OnDask
+    return lambda run: kind(run, executor, workers).drive()
 
 
 def _deliver(inbox: queue.SimpleQueue[Any], task: _Task, future: concurrent.futures.Future[Any]) -> None:
@@ -1452,6 +1442,9 @@ def _deliver(inbox: queue.SimpleQueue[Any], task: _Task, future: concurrent.futu
 
 class _Elsewhere:
     """Drives a run on any executor, which gets no more than it can begin at once: the order is ours."""
+
+    # Whether the executor itself ends tasks that take too long.
+    _kills = False
 
     def __init__(self, run: _Run, executor: concurrent.futures.Executor, workers: int | None) -> None:
         self._run = run
@@ -1487,14 +1480,18 @@ class _Elsewhere:
                 self._held_up[task.id] = now + max(1, round(task.limit.check().retry_after * _NANOSECONDS))
                 continue
             args, kwargs = run.arguments(task)
-            call = (task.function, args, kwargs, task.terms.retry, None, task.is_coroutine, True)
-            future = run.running[task.id] = self._executor.submit(_perform, *call)
+            call = (task.function, args, kwargs, task.terms.retry, None, task.is_coroutine, _here())
+            future = run.running[task.id] = self._submit(task, call)
             if task.id in run.called_off:
                 future.cancel()
             future.add_done_callback(functools.partial(_deliver, self._inbox, task))
             limit = task.terms.nanoseconds()
-            if limit is not None:
+            if limit is not None and not self._kills:
                 self._deadlines[task.id] = now + limit
+
+    def _submit(self, task: _Task, call: tuple[Any, ...]) -> concurrent.futures.Future[Any]:
+        del task
+        return self._executor.submit(_perform, *call)
 
     def _wait(self) -> None:
         wake = min((*self._deadlines.values(), *self._held_up.values()), default=None)
@@ -1519,6 +1516,44 @@ class _Elsewhere:
         started = _core.precise_ns() - duration
         late = _Report(None, TaskTimeout(seconds), started, duration, 1, "a worker that was left alone")
         self._run.report(task, late)
+
+
+class _InProcesses(_Elsewhere):
+    """Drives a run in our own processes, which end tasks that take too long."""
+
+    _kills = True
+
+    def __init__(self, run: _Run, executor: Any, workers: int | None) -> None:
+        from ferrule._processes import ProcessExecutorView, ProcessTerms
+
+        self._common = ProcessTerms()
+        if isinstance(executor, ProcessExecutorView):
+            executor, self._common = executor.parts()
+        super().__init__(run, executor, workers)
+
+    def _submit(self, task: _Task, call: tuple[Any, ...]) -> concurrent.futures.Future[Any]:
+        common = self._common
+        if task.terms.retry is None and common.retry is not None:
+            call = (*call[:3], common.retry, *call[4:])
+        timeout = common.timeout if task.terms.timeout is None else task.terms.timeout
+        terms = common._replace(priority=common.priority + task.terms.priority, timeout=timeout, retry=None)
+        executor: Any = self._executor
+        return cast("concurrent.futures.Future[Any]", executor._submit(_perform, call, None, terms, label=task.id))  # noqa: SLF001
+
+
+class _OnDask(_Elsewhere):
+    """Drives a run on a cluster of Dask's."""
+
+    def __init__(self, run: _Run, executor: Any, workers: int | None) -> None:
+        super().__init__(run, executor, workers or sum(executor._client.ncores().values()) or None)  # noqa: SLF001
+
+    def _submit(self, task: _Task, call: tuple[Any, ...]) -> concurrent.futures.Future[Any]:
+        executor: Any = self._executor
+        # To Dask higher numbers are more urgent, and equal calls one call. What a task raises comes back in its report:
+        # Dask's own tries are for what fails around it.
+        tries = (None if task.terms.retry is None else task.terms.retry.max_attempts) or 1
+        options = {"priority": -task.priority, "pure": False, "retries": tries - 1}
+        return cast("concurrent.futures.Future[Any]", executor.submit(_perform, *call, **options))
 
 
 class _Loop:

@@ -6,11 +6,15 @@ counts.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 from ferrule import _core
+from ferrule._homes import homes_of
 from ferrule._kinds import Kind, first_step, is_awaitable_generator, is_method_object, kind_of
 from ferrule._logging import logger_of
 
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
     from prometheus_client import CollectorRegistry
 
+    # A name that was measured, its module, and what its recorder holds; and where those of one monitor belong.
+    CarriedName: TypeAlias = tuple[str, str | None, _core._Carried]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    Gathered: TypeAlias = tuple[list[tuple[str, str]], list[CarriedName]]
     Sink: TypeAlias = Callable[[str | None, float, BaseException | None], object]
     SortKey: TypeAlias = Literal["name", "count", "errors", "total", "mean", "min", "p50", "p90", "p99", "p999", "max"]
 
@@ -502,6 +509,15 @@ def stopwatch_for(  # noqa: PLR0917 - called by the native constructor alone
     return (default_monitor if monitor is None else monitor).plain_stopwatch(name)
 
 
+# All monitors, for those who gather what they have measured.
+_monitors: list[weakref.ref[PerformanceMonitor]] = []
+
+
+def _forget(monitor: weakref.ref[PerformanceMonitor]) -> None:
+    with contextlib.suppress(ValueError):
+        _monitors.remove(monitor)
+
+
 class PerformanceMonitor:
     """Keep what is measured, by name.
 
@@ -531,9 +547,80 @@ class PerformanceMonitor:
             raise TypeError(f"max_names must be an integer, not {type(max_names).__name__}: {max_names!r}")
         if max_names < 1:
             raise ValueError(f"max_names must be at least 1, got {max_names}")
+        self._open(max_names)
+
+    def _open(self, max_names: int) -> None:
         self._recorders = _core.Recorders(max_names)
         self._max_names = max_names
         self._overflowed = False
+        # How many modules there were when it was looked for in them, and where it was found.
+        self._homes: tuple[int, list[tuple[str, str]]] = (0, [])
+        _monitors.append(weakref.ref(self, _forget))
+
+    def __getstate__(self) -> tuple[int, list[CarriedName], dict[str, Any]]:
+        ours = {"_recorders", "_max_names", "_overflowed", "_homes"}
+        others = {name: value for name, value in vars(self).items() if name not in ours}
+        return self._max_names, self._recorders.carried(take=False), others
+
+    def __setstate__(self, state: tuple[int, list[CarriedName], dict[str, Any]]) -> None:
+        max_names, carried, others = state
+        self._open(max_names)
+        self.add_carried(carried)
+        vars(self).update(others)
+
+    def add_carried(self, carried: list[CarriedName]) -> None:
+        """Add what was carried off elsewhere; for those who build on monitors.
+
+        Args:
+            carried: What `carry_off` of another monitor has returned.
+        """
+        for name, module, measured in carried:
+            self.recorder(name, module)[1].add(measured)
+
+    def carry_off(self) -> Gathered | None:
+        """Take away all that has been measured, to be added elsewhere; for those who build on monitors.
+
+        Returns:
+            The modules that have a name for the monitor, with that name, and what was measured; `None`, and nothing is
+            taken, if there is nothing or no module has one.
+        """
+        if self._recorders.empty:
+            return None
+        modules, homes = self._homes
+        if not homes and modules != len(sys.modules):
+            homes = homes_of(self)
+            self._homes = (len(sys.modules), homes)
+        if not homes:
+            return None
+        carried = self._recorders.carried(take=True)
+        # The main module has another name in processes that work for it.
+        return homes, [(name, "__main__" if at == "__mp_main__" else at, measured) for name, at, measured in carried]
+
+    def merge(self, other: PerformanceMonitor, /) -> None:
+        """Add what another monitor has measured: one that came from another process, for instance.
+
+        >>> import pickle
+        >>> from ferrule import PerformanceMonitor
+        >>> there = PerformanceMonitor()
+        >>> with there.timer("a block"):
+        ...     pass
+        >>> here = PerformanceMonitor()
+        >>> here.merge(pickle.loads(pickle.dumps(there)))
+        >>> here.stats() == there.stats()
+        True
+
+        Monitors can be pickled and copied, with all that they have measured. In the workers of `ProcessPoolExecutor`,
+        and wherever a `TaskScheduler` runs its tasks, what a module's monitors measure comes home without that.
+
+        Args:
+            other: The other monitor; it stays as it is.
+
+        Raises:
+            TypeError: If it is no monitor.
+        """
+        if not isinstance(other, PerformanceMonitor):
+            raise TypeError(f"other must be a PerformanceMonitor, not {type(other).__name__}: {other!r}")
+        self.add_carried(other._recorders.carried(take=False))
 
     def recorder(self, name: str, module: str | None = None, /) -> tuple[str, _core.Recorder]:
         """Return the recorder for a name, and the name that it goes by; for those who build on monitors.
@@ -748,6 +835,41 @@ class PerformanceMonitor:
 
 default_monitor = PerformanceMonitor()
 """Where `timed` and `Timer` record unless they are given a monitor."""
+
+
+# -- from one process to another --------------------------------------------------------------------------------------
+
+# The process that gathers what its tasks measure, for another one.
+_gatherer = 0
+
+
+def begin_gathering() -> None:
+    """Begin, in a process that works for another one, to gather what tasks measure; what was measured before is not."""
+    global _gatherer  # noqa: PLW0603 - forked children begin anew
+    if _gatherer != os.getpid():
+        _gatherer = os.getpid()
+        gathered()
+
+
+def gathered() -> list[Gathered]:
+    """Take away what the monitors have measured that modules have a name for, so that it can travel home."""
+    found: list[Gathered] = []
+    for reference in tuple(_monitors):
+        monitor = reference()
+        taken = None if monitor is None else monitor.carry_off()
+        if taken is not None:
+            found.append(taken)
+    return found
+
+
+def take_in(found: list[Gathered]) -> None:
+    """Add what was gathered elsewhere to the monitors of the same names."""
+    for homes, carried in found:
+        for module, attribute in homes:
+            monitor = getattr(sys.modules.get(module), attribute, None)
+            if isinstance(monitor, PerformanceMonitor):
+                monitor.add_carried(carried)
+                break
 
 
 def count_calls(function: Callable[P, R], /) -> Counted[P, R]:

@@ -69,6 +69,18 @@ pub(super) struct Work {
     pub(super) timeout: u64,
 }
 
+/// Work that is done elsewhere: in another process.
+pub(super) trait Elsewhere: Send + Sync {
+    /// Whether somebody does it already. Runs no Python code.
+    fn has_begun(&self) -> bool;
+
+    /// Takes it back, if nobody has begun it: then nobody will. Runs no Python code.
+    fn take_back(&self) -> bool;
+
+    /// It was taken back, and the future is cancelled.
+    fn cancelled(&self, py: Python<'_>);
+}
+
 /// How many times a thread has let go of the interpreter lock to wait for a future; wraps.
 pub(super) static WAITS: AtomicUsize = AtomicUsize::new(0);
 
@@ -89,6 +101,7 @@ struct More {
     waiters: Option<Py<PyList>>,
     callbacks: Vec<Py<PyAny>>,
     tickets: Tickets,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 struct Inner {
@@ -104,6 +117,16 @@ struct Inner {
 impl Inner {
     fn condition(&self) -> Option<&Py<PyAny>> {
         self.more.as_ref()?.condition.as_ref()
+    }
+
+    fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
+        self.more.as_ref()?.elsewhere.as_ref()
+    }
+
+    /// The state, where what is done elsewhere may have begun without a word.
+    fn state(&self) -> State {
+        let begun = self.state == State::Pending && self.elsewhere().is_some_and(|work| work.has_begun());
+        if begun { State::Running } else { self.state }
     }
 }
 
@@ -131,6 +154,7 @@ struct Aftermath {
     tickets: Tickets,
     callbacks: Vec<Py<PyAny>>,
     work: Option<Box<Work>>,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 /// The native half of `ferrule.scheduling.Future`.
@@ -221,6 +245,21 @@ impl FutureBase {
         Ok(future)
     }
 
+    /// A future of the face's class whose work is done elsewhere; who does it finishes it.
+    pub(super) fn elsewhere<'py>(
+        class: &Bound<'py, PyType>,
+        work: Option<Arc<dyn Elsewhere>>,
+    ) -> PyResult<Bound<'py, Self>> {
+        let future = bare_instance(class)?.cast_into::<Self>()?;
+        future.get().inner.peek(class.py(), |inner| {
+            inner.of_crew = true;
+            if work.is_some() {
+                inner.more.get_or_insert_default().elsewhere = work;
+            }
+        });
+        Ok(future)
+    }
+
     /// Whether it has a result, an exception, or was cancelled.
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
@@ -272,6 +311,12 @@ impl FutureBase {
             drop(work);
             outcome = outcome.and(crew.get().leave_slot(py));
         }
+        if let Some(work) = after.elsewhere.take() {
+            if after.tell == Some("add_cancelled") {
+                work.cancelled(py);
+            }
+            guarding::attached(py, |_| drop(work));
+        }
         if !after.callbacks.is_empty() {
             rouse(&mut after.tickets);
             for callback in after.callbacks {
@@ -307,8 +352,9 @@ impl FutureBase {
             tickets: Vec::new(),
             callbacks: Vec::new(),
             work: None,
+            elsewhere: None,
         };
-        let state = inner.state;
+        let state = inner.state();
         let over = match event {
             Event::Started => {
                 match state {
@@ -322,10 +368,14 @@ impl FutureBase {
                 after.verdict = Verdict::Refused(state);
                 false
             }
+            Event::Cancelled if inner.elsewhere().is_some_and(|work| !work.take_back()) => {
+                after.verdict = Verdict::Refused(inner.state());
+                false
+            }
             Event::Cancelled if matches!(state, State::Pending) => {
                 after.work = inner.work.take();
                 // What stood in a queue has nobody else who would tell the waiters.
-                if after.work.is_some() {
+                if after.work.is_some() || inner.elsewhere().is_some() {
                     inner.state = State::Notified;
                     after.tell = Some("add_cancelled");
                 } else {
@@ -362,6 +412,7 @@ impl FutureBase {
             if over {
                 after.tickets = std::mem::take(&mut more.tickets);
                 after.callbacks = std::mem::take(&mut more.callbacks);
+                after.elsewhere = more.elsewhere.take();
             }
         }
         if over {
@@ -508,7 +559,7 @@ impl FutureBase {
 
     /// Whether it runs now.
     fn running(&self, py: Python<'_>) -> bool {
-        self.inner.peek(py, |inner| inner.state == State::Running)
+        self.inner.peek(py, |inner| inner.state() == State::Running)
     }
 
     /// Whether it is over, one way or another.
@@ -620,7 +671,7 @@ impl FutureBase {
 
     #[getter]
     fn _state(&self, py: Python<'_>) -> &'static str {
-        self.inner.peek(py, |inner| inner.state.name())
+        self.inner.peek(py, |inner| inner.state().name())
     }
 
     #[setter(_state)]
@@ -663,7 +714,7 @@ impl FutureBase {
 
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {
         let py = this.py();
-        let (state, outcome) = (this.get().inner.peek(py, |inner| inner.state), this.get().outcome(py));
+        let (state, outcome) = (this.get().inner.peek(py, |inner| inner.state()), this.get().outcome(py));
         let class = this.get_type().name()?.to_string();
         let address = this.as_ptr().addr();
         let state = state.description();

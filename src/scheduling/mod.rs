@@ -1,4 +1,4 @@
-//! Scheduling: a queue with standings, the future, and the crew of threads that works the queue off.
+//! Scheduling: a queue with standings, the future, the crew of threads that works the queue off, and the hub of processes.
 
 #[cfg(feature = "python")]
 pub mod binding;
@@ -6,5 +6,6 @@ pub mod binding;
 pub mod future;
 #[cfg(feature = "python")]
 pub mod pool;
+pub mod processes;
 pub mod queue;
 pub mod spinning;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pyo3::exceptions::{PyException, PyGeneratorExit, PyStopIteration};
+use pyo3::exceptions::{PyException, PyGeneratorExit, PyStopIteration, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -10,7 +10,7 @@ use pyo3::types::iterator::PySendResult;
 use pyo3::types::{PyFloat, PyIterator, PyTuple};
 use pyo3::{IntoPyObjectExt, intern};
 
-use super::histogram::Durations;
+use super::histogram::{Durations, Recorded};
 use crate::callable::{Call, Failure, Native, Outcome, Wrapper, calling_frame, this_thread};
 use crate::clock::{SECOND, binding::nanoseconds, precise};
 use crate::errors::Error;
@@ -43,6 +43,15 @@ impl Memory {
         self.runs += 1;
     }
 
+    fn merge(&mut self, other: Self) {
+        if other.runs > 0 {
+            self.add(other.net_max, other.peak_max);
+            self.net_total += other.net_total - other.net_max;
+            self.peak_total += other.peak_total - other.peak_max;
+            self.runs += other.runs - 1;
+        }
+    }
+
     /// Means and maxima.
     fn summary(&self) -> Option<((f64, i64), (f64, i64))> {
         let mean = |total: i64| total as f64 / self.runs as f64;
@@ -58,7 +67,21 @@ pub struct Recorder {
     memory: Guarded<Memory>,
 }
 
+/// What a recorder holds, as it is pickled: the total, the sum of squares, the extremes, the errors, the buckets, and
+/// what of memory was recorded.
+type Carried = (u64, u128, u64, u64, u64, Vec<(u16, u64)>, (u64, i64, i64, i64, i64));
+
+/// What is carried of one name: the name that was asked for, its module, and what its recorder held.
+type CarriedName = (String, Option<String>, Carried);
+
 impl Recorder {
+    fn carried(&self, py: Python<'_>, take: bool) -> Carried {
+        let Recorded { total, squares, min, max, errors, buckets } = self.durations.copied(take);
+        let memory = self.memory.with(py, |memory, _| if take { std::mem::take(memory) } else { *memory });
+        let memory = (memory.runs, memory.net_total, memory.net_max, memory.peak_total, memory.peak_max);
+        (total, squares, min, max, errors, buckets, memory)
+    }
+
     #[inline]
     fn record_duration(&self, _py: Python<'_>, duration: u64, failed: bool) {
         self.durations.record::<SHARED>(duration, failed);
@@ -118,6 +141,19 @@ impl Recorder {
     fn buckets(&self) -> Vec<(f64, f64, u64)> {
         let buckets = self.durations.summary().buckets;
         buckets.into_iter().map(|((from, to), count)| (seconds(from as f64), seconds(to as f64), count)).collect()
+    }
+
+    /// Adds what another recorder has carried here.
+    #[pyo3(signature = (carried, /))]
+    fn add(&self, py: Python<'_>, carried: Carried) -> PyResult<()> {
+        let (total, squares, min, max, errors, buckets, memory) = carried;
+        if !self.durations.add::<SHARED>(&Recorded { total, squares, min, max, errors, buckets }) {
+            return Err(PyValueError::new_err("these measurements are of another kind of histogram"));
+        }
+        let (runs, net_total, net_max, peak_total, peak_max) = memory;
+        let other = Memory { runs, net_total, net_max, peak_total, peak_max };
+        self.memory.with(py, |memory, _| memory.merge(other));
+        Ok(())
     }
 
     /// Forgets everything.
@@ -239,6 +275,31 @@ impl Recorders {
             let recorder = |name: &String| names.entries.get(name).map(|entry| entry.recorder.clone_ref(py));
             names.order.iter().filter_map(|name| Some((name.clone(), recorder(name)?))).collect()
         })
+    }
+
+    /// Whether nothing is recorded under any name.
+    #[getter]
+    fn empty(&self, py: Python<'_>) -> bool {
+        self.names.with(py, |names, _| names.entries.values().all(|entry| entry.recorder.get().durations.is_empty()))
+    }
+
+    /// What is recorded, name by name, as it travels; with `take` it is forgotten here.
+    #[pyo3(signature = (*, take))]
+    fn carried(&self, py: Python<'_>, take: bool) -> Vec<CarriedName> {
+        let filled = self.names.with(py, |names, _| {
+            let entry = |chosen: &String| {
+                let entry = names.entries.get(chosen)?;
+                let module = entry.module.as_deref();
+                // Elsewhere the name may be free, and goes without the module that leads it here.
+                let plain = module.and_then(|module| chosen.strip_prefix(module)?.strip_prefix('.'));
+                let name = plain.unwrap_or(chosen).to_owned();
+                let kept = !entry.recorder.get().durations.is_empty();
+                kept.then(|| (name, entry.module.clone(), entry.recorder.clone_ref(py)))
+            };
+            names.order.iter().filter_map(entry).collect::<Vec<_>>()
+        });
+        let carried = filled.into_iter();
+        carried.map(|(name, module, recorder)| (name, module, recorder.get().carried(py, take))).collect()
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -88,13 +88,7 @@ impl Durations {
         let octave = self.octaves[octave].get_or_init(new_octave);
         add::<SHARED>(&octave[bucket], 1);
         add::<SHARED>(&self.total, duration);
-        let square = u128::from(duration) * u128::from(duration);
-        #[expect(clippy::cast_possible_truncation, reason = "the two halves of a number")]
-        let (low, high) = (square as u64, (square >> 64) as u64);
-        let carry = u64::from(add::<SHARED>(&self.squares_low, low).checked_add(low).is_none());
-        if high + carry != 0 {
-            add::<SHARED>(&self.squares_high, high + carry);
-        }
+        self.add_squares::<SHARED>(u128::from(duration) * u128::from(duration));
         // Looking first is much cheaper than a read-modify-write, and a new extreme is rare.
         if duration < self.min.load(Ordering::Relaxed) {
             self.min.fetch_min(duration, Ordering::Relaxed);
@@ -135,6 +129,69 @@ impl Durations {
         }
     }
 
+    /// Whether nothing has been recorded.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        // Durations of zero leave their trace in the first bucket alone.
+        let zeros = self.octaves[0].get().map_or(0, |octave| octave[0].load(Ordering::Relaxed));
+        zeros == 0 && self.total.load(Ordering::Relaxed) == 0
+    }
+
+    /// What has been recorded, as it travels. With `take` it is forgotten here: then each run is in one such copy and no
+    /// other, whoever records meanwhile.
+    #[must_use]
+    pub fn copied(&self, take: bool) -> Recorded {
+        let read = |counter: &AtomicU64, empty: u64| {
+            if take { counter.swap(empty, Ordering::Relaxed) } else { counter.load(Ordering::Relaxed) }
+        };
+        let mut buckets = Vec::new();
+        for (index, counter) in self.octaves.iter().enumerate().flat_map(|(number, octave)| {
+            let counters = octave.get().into_iter().flat_map(|octave| octave.iter().enumerate());
+            counters.map(move |(bucket, counter)| (number * BUCKETS + bucket, counter))
+        }) {
+            if counter.load(Ordering::Relaxed) != 0 {
+                buckets.push((u16::try_from(index).unwrap_or(u16::MAX), read(counter, 0)));
+            }
+        }
+        let low = u128::from(read(&self.squares_low, 0));
+        Recorded {
+            total: read(&self.total, 0),
+            squares: u128::from(read(&self.squares_high, 0)) << 64 | low,
+            min: read(&self.min, u64::MAX),
+            max: read(&self.max, 0),
+            errors: read(&self.errors, 0),
+            buckets,
+        }
+    }
+
+    /// Adds what has been recorded elsewhere; false, and nothing done, where there are no such buckets.
+    #[must_use]
+    pub fn add<const SHARED: bool>(&self, recorded: &Recorded) -> bool {
+        if recorded.buckets.iter().any(|(index, _)| usize::from(*index) >= OCTAVES * BUCKETS) {
+            return false;
+        }
+        for (index, count) in &recorded.buckets {
+            let (octave, bucket) = (usize::from(*index) / BUCKETS, usize::from(*index) % BUCKETS);
+            add::<SHARED>(&self.octaves[octave].get_or_init(new_octave)[bucket], *count);
+        }
+        add::<SHARED>(&self.total, recorded.total);
+        self.add_squares::<SHARED>(recorded.squares);
+        self.min.fetch_min(recorded.min, Ordering::Relaxed);
+        self.max.fetch_max(recorded.max, Ordering::Relaxed);
+        add::<SHARED>(&self.errors, recorded.errors);
+        true
+    }
+
+    #[inline]
+    fn add_squares<const SHARED: bool>(&self, squares: u128) {
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves of a number")]
+        let (low, high) = (squares as u64, (squares >> 64) as u64);
+        let carry = u64::from(add::<SHARED>(&self.squares_low, low).checked_add(low).is_none());
+        if high + carry != 0 {
+            add::<SHARED>(&self.squares_high, high + carry);
+        }
+    }
+
     /// Forgets everything, but keeps the memory.
     pub fn reset(&self) {
         for counter in self.octaves.iter().filter_map(OnceLock::get).flat_map(|octave| octave.iter()) {
@@ -156,6 +213,23 @@ impl Durations {
 #[cold]
 fn new_octave() -> Box<Octave> {
     Box::new([const { AtomicU64::new(0) }; BUCKETS])
+}
+
+/// What [`Durations`] have recorded, as it travels to others of their kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// The sum of all durations.
+    pub total: u64,
+    /// The sum of their squares.
+    pub squares: u128,
+    /// The shortest; `u64::MAX` where there is none.
+    pub min: u64,
+    /// The longest.
+    pub max: u64,
+    /// How many ended in an error.
+    pub errors: u64,
+    /// The buckets that are not empty, by number, and how many durations fell into each.
+    pub buckets: Vec<(u16, u64)>,
 }
 
 /// A bucket's bounds, from (inclusive) and to (exclusive), and how many durations fell into it.
@@ -290,6 +364,23 @@ mod tests {
         assert!((summary.stdev() - 2.0).abs() < 1e-6, "{}", summary.stdev());
         assert!(of([7]).summary().stdev().abs() < f64::EPSILON);
         assert!(Durations::default().summary().quantile(0.5).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn what_is_recorded_in_two_places_adds_up() {
+        let (here, there) = (of([0, 7, 1 << 40]), of([3, 1 << 45, u64::MAX >> 1]));
+        there.record::<false>(9, true);
+        let all = of([0, 7, 1 << 40, 3, 1 << 45, u64::MAX >> 1]);
+        all.record::<false>(9, true);
+        let copy = there.copied(false);
+        assert_eq!(copy, there.copied(true));
+        assert!(there.is_empty() && !here.is_empty());
+        assert_eq!(there.copied(true), Durations::default().copied(false));
+        assert!(here.add::<false>(&copy));
+        assert_eq!(here.copied(false), all.copied(false));
+        let nowhere = Recorded { buckets: vec![(u16::MAX, 1)], ..copy };
+        assert!(!here.add::<false>(&nowhere));
+        assert_eq!(here.copied(false), all.copied(false));
     }
 
     #[test]

@@ -187,6 +187,8 @@ assert_type(bare(1), int)
 assert_type(profiled(1), bytes)
 assert_type(profiled_by_name(1), bytes)
 assert_type(monitor.stats(), dict[str, TimingStats])
+monitor.merge(PerformanceMonitor())
+monitor.merge({})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 assert_type(monitor.report(sort="p99"), str)
 monitor.report(sort="median")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 with monitor.timer("block") as block:

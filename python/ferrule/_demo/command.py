@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         if options.json is not None:
             options.json.write_text(telling.as_json(outcome), encoding="utf-8")
         if options.timeline is not None:
-            outcome.answers.timeline(options.timeline)
+            outcome.timeline.timeline(options.timeline)
     except (OSError, sqlite3.Error) as error:
         parser.error(f"cannot write: {error}")
     sys.stdout.write(telling.as_text(outcome, options.timeline))
@@ -82,7 +82,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--database", metavar="FILE", type=Path, help="keep the SQLite database that ferrule filled")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the same facts as JSON, too")
     parser.add_argument(
-        "--timeline", metavar="FILE", type=Path, help="draw who answered the report's questions when, too"
+        "--timeline", metavar="FILE", type=Path, help="draw which process or thread of ferrule's job did what when, too"
     )
     parser.add_argument("--limit", metavar="N", type=positive, help="take the first N files only")
     return parser

@@ -6,7 +6,7 @@ import os
 import platform
 import stat
 import warnings
-from contextlib import closing, nullcontext, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -94,6 +94,10 @@ class Outcome:
     """What plain Python's lists of samples take."""
     answers: TaskResults
     """How ferrule's questions to its database were answered, all at once."""
+    timeline: TaskResults
+    """Who did what when in ferrule's job."""
+    workers: int
+    """How many of those there were that examined files."""
     rows: int
     """How many rows of the two databases were compared."""
     differences: list[str]
@@ -221,10 +225,13 @@ def run(found: Found, path: Path, folder: Path, *, limit: int | None, progress: 
         warnings.catch_warnings(),
         closing(storing.create(folder / "plain.sqlite")) as by_hand,
         closing(job.connections(folder / "ferrule.sqlite")) as native,
+        ExitStack() as stack,
     ):
         # What the parser and the codecs have to say about other people's sources is not for us to print or to raise.
         warnings.simplefilter("ignore", SyntaxWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
+        # The processes filter warnings as this one does when they are started.
+        stack.enter_context(job.processes(len(stamps)))
         contest = Contest(path, (by_hand, native), limit=limit, progress=progress)
         contest.work(contest.find())
         ratio = median(contest.ratios)
@@ -243,7 +250,9 @@ def run(found: Found, path: Path, folder: Path, *, limit: int | None, progress: 
         measured=(plain.measured(), job.measured()),
         costs=costs(job.measured(), steps=summaries[1].lines, calls=job.calls_counted(), results=job.results_given()),
         kept_bytes=plain.kept_bytes(),
-        answers=job.asked[-1],
+        answers=job.state.asked[-1],
+        timeline=job.timeline(),
+        workers=len({one.worker for one in job.state.done if one.id not in storing.QUESTIONS}),
         rows=rows,
         differences=contest.differences,
         changed=changed(found.root, stamps) if contest.differences else [],

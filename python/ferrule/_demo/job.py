@@ -3,29 +3,82 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import ferrule
-from ferrule import PerformanceMonitor, ResourcePool, TaskScheduler, Timer, cached, count_calls, timed
+from ferrule import (
+    PerformanceMonitor,
+    ProcessPoolExecutor,
+    ResourcePool,
+    TaskScheduler,
+    Timer,
+    WorkerDied,
+    cached,
+    count_calls,
+    timed,
+)
 from ferrule._demo import examining, sources, storing
 from ferrule._demo.measuring import Measured
 from ferrule._demo.sources import Problem, UnreadableError, printable
+from ferrule.scheduling import TaskResult, TaskResults
 
 if TYPE_CHECKING:
     import ast
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
-
-    from ferrule.scheduling import TaskResults
 
 NAME = "ferrule"
 
-monitor = PerformanceMonitor()
-"""A monitor of its own, so that the report shows this job and nothing else."""
+FEW = 32
+"""For so many files no process is started: they are examined sooner than one is ready."""
 
-asked: list[TaskResults] = []
-"""How the report's questions were answered: who did what when."""
+monitor = PerformanceMonitor()
+"""A monitor of its own, so that the report shows this job and nothing else; it hears of what the processes measure."""
+
+
+class Examined(NamedTuple):
+    """What the examination of one file brought, in whichever process it was."""
+
+    facts: examining.Facts | None
+    reason: str
+    """Why there are no facts."""
+    calls: int
+    """How many calls were looked at."""
+    results: int
+    """How often a result was asked for that may have been kept."""
+    computed: frozenset[str]
+    """The results that were not."""
+
+
+@dataclass
+class State:
+    """What the job remembers between its turns."""
+
+    strategy: Literal["sequential"] | ProcessPoolExecutor = "sequential"
+    asked: list[TaskResults] = field(default_factory=list)
+    """How the report's questions were answered."""
+    done: list[TaskResult] = field(default_factory=list)
+    """Who did what when, in seconds of the job's own turns."""
+    spent: float = 0.0
+    calls: int = 0
+    results: int = 0
+    computed: set[str] = field(default_factory=set)
+
+    def note(self, began: float, results: TaskResults) -> None:
+        """Note what was done in a turn that began at a moment and ends now."""
+        self.done.extend(one._replace(started=self.spent + one.started, value=None) for one in results.values())
+        self.spent += perf_counter() - began
+
+
+state = State()
+
+fresh: set[str] = set()
+"""What this process has computed, and nobody has been told of."""
 
 
 @timed(name="find", monitor=monitor)
@@ -69,6 +122,7 @@ def called(call: ast.Call) -> str | None:
 @cached
 def branches(kind: type[ast.AST]) -> tuple[str, ...]:
     """Say which fields of a kind of node lead on."""
+    fresh.add(kind.__qualname__)
     return examining.branches_of(kind)
 
 
@@ -87,11 +141,13 @@ def store(database: sqlite3.Connection, path: str, facts: examining.Facts) -> No
 @timed(name="report", monitor=monitor)
 def report(databases: ResourcePool[sqlite3.Connection]) -> storing.Summary:
     """Ask the database what was found: all questions at once, each on a connection of its own."""
+    began = perf_counter()
     scheduler = TaskScheduler(name="report")
     for name, question in storing.QUESTIONS.items():
         scheduler.add_task(name, ask, args=(databases, question))
     answers = scheduler.run("threads")
-    asked.append(answers)
+    state.asked.append(answers)
+    state.note(began, answers)
     for answer in answers.values():
         if answer.error is not None:
             # One is enough for whoever runs the demo; `raise_errors` would raise all of them.
@@ -112,20 +168,72 @@ def connections(path: Path) -> ResourcePool[sqlite3.Connection]:
     return ResourcePool(partial(storing.connect, path), close=sqlite3.Connection.close, name="demo")
 
 
+@contextmanager
+def processes(files: int) -> Generator[None]:
+    """Keep processes ready, as many as there are processors, while a block runs in which so many files are examined."""
+    if files <= FEW:
+        yield
+        return
+    with ProcessPoolExecutor(preload=[__name__]) as executor:
+        state.strategy = executor
+        try:
+            yield
+        finally:
+            state.strategy = "sequential"
+
+
+def examined(path: Path) -> Examined:
+    """Read, parse and examine one file."""
+    calls, results = called.call_count, looked_up()
+    facts, reason = None, ""
+    try:
+        source = read(path)
+        facts = examine(source, parse(source))
+    except UnreadableError as error:
+        reason = printable(str(error))
+    computed = frozenset(fresh)
+    fresh.clear()
+    return Examined(facts, reason, called.call_count - calls, looked_up() - results, computed)
+
+
 def work(files: list[Path], root: Path, databases: ResourcePool[sqlite3.Connection]) -> None:
-    """Read, parse, examine and store some files."""
+    """Read, parse and examine some files, several at a time, and store what was found in their order."""
+    began = perf_counter()
+    scheduler = TaskScheduler(name="examine")
+    waiting: deque[tuple[str, str]] = deque()
+    for number, path in enumerate(files):
+        name = sources.name_in(root, path)
+        task = name if name not in scheduler else f"{name} ({number})"
+        scheduler.add_task(task, examined, args=(path,))
+        waiting.append((task, name))
+    results: dict[str, TaskResult] = {}
     with databases.lease() as database:
-        for path in files:
-            name = sources.name_in(root, path)
-            try:
-                source = read(path)
-                facts = examine(source, parse(source))
-            except UnreadableError as error:
-                storing.store_problem(database, Problem(name, printable(str(error))))
-            else:
-                store(database, name, facts)
+        for result in scheduler.as_completed(state.strategy):
+            results[result.id] = result
+            while waiting and waiting[0][0] in results:
+                task, name = waiting.popleft()
+                keep(database, name, results.pop(task))
         with Timer("commit", monitor=monitor):
             database.commit()
+    state.note(began, scheduler.results)
+
+
+def keep(database: sqlite3.Connection, name: str, result: TaskResult) -> None:
+    """Store what became of one file."""
+    if isinstance(result.error, WorkerDied):
+        # Only this file is lost, whatever there is in it that ends a process.
+        storing.store_problem(database, Problem(name, f"ended the process that examined it: {result.error}"))
+        return
+    if result.error is not None:
+        raise result.error
+    found: Examined = result.value
+    state.calls += found.calls
+    state.results += found.results
+    state.computed |= found.computed
+    if found.facts is None:
+        storing.store_problem(database, Problem(name, found.reason))
+    else:
+        store(database, name, found.facts)
 
 
 def measured() -> dict[str, Measured]:
@@ -134,24 +242,36 @@ def measured() -> dict[str, Measured]:
 
 
 def calls_counted() -> int:
-    """Say how many calls were looked at."""
-    return called.call_count
+    """Say how many calls were looked at, in all processes."""
+    return state.calls
 
 
 def results_kept() -> int:
-    """Say how many results are kept to be given out again."""
-    return branches.cache_info().currsize
+    """Say how many results are kept to be given out again, in one process or another."""
+    return len(state.computed)
 
 
 def results_given() -> int:
-    """Say how often a result was asked for."""
+    """Say how often a result was asked for, in all processes."""
+    return state.results
+
+
+def looked_up() -> int:
+    """Say how often a result was asked for in this process."""
     info = branches.cache_info()
     return info.hits + info.misses
 
 
+def timeline() -> TaskResults:
+    """Say who did what when, as if the job had had no breaks."""
+    return TaskResults("the demo's job", {str(number): one for number, one in enumerate(state.done)})
+
+
 def forget() -> None:
     """Start the measurements over."""
+    global state  # noqa: PLW0603 - all that is remembered, at once
+    state = State()
     monitor.reset()
-    asked.clear()
+    fresh.clear()
     called.call_reset()
     branches.cache_clear()

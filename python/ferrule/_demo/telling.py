@@ -27,7 +27,7 @@ def as_text(outcome: Outcome, timeline: Path | None = None) -> str:
 
     Args:
         outcome: What came out.
-        timeline: Where the picture of the questions was drawn, if it was.
+        timeline: Where the picture of ferrule's job was drawn, if it was.
     """
     blocks = [
         heading(outcome),
@@ -35,7 +35,7 @@ def as_text(outcome: Outcome, timeline: Path | None = None) -> str:
         f"Timing, by ferrule\n{outcome.report.rstrip()}",  # not clipped: it is as wide as it needs to be
         side_by_side(outcome),
         cost(outcome),
-        questions(outcome, timeline),
+        at_once(outcome, timeline),
         comparison(outcome),
         problems(outcome.summary),
     ]
@@ -64,6 +64,7 @@ def as_json(outcome: Outcome) -> str:
             one.id: {"started": one.started, "duration": one.duration, "worker": one.worker}
             for one in outcome.answers.values()
         },
+        "workers": outcome.workers,
         "cost_of_wrappers": [one._asdict() for one in outcome.costs],
         "plain_sample_bytes": outcome.kept_bytes,
         "rows_compared": outcome.rows,
@@ -152,15 +153,19 @@ def side_by_side(outcome: Outcome) -> str:
         "Both did the same work on the same files, all read once beforehand so that neither waited for a disk, in"
         " turns of a few files, and who began changed each time. Each part is timed by its own job; the whole is timed"
         " from outside, by one clock for both, with everything that the measuring costs. What takes the time, parsing"
-        " above all, is the same code in both as yet: what differs is what stands around it, and the rest of the"
-        f" ratios is how steady this machine is. A turn of ferrule's took {outcome.batch_ratio:.3f} of plain Python's"
-        " (median)."
+        " above all, is the same code in both."
     )
+    if outcome.workers > 1:
+        words += (
+            f" ferrule does it in {outcome.workers:,} processes: its parts are added up over them, and so may come to"
+            " more than the whole; what they measure comes home with each result."
+        )
+    words += f" A turn of ferrule's took {outcome.batch_ratio:.3f} of plain Python's (median)."
     return section(f"The same job in {plain.NAME}, side by side", [*table(rows, "<>>>"), "", *wrapped(words)])
 
 
 def cost(outcome: Outcome) -> str:
-    """Say what the wrappers themselves cost, which is all that differs as yet."""
+    """Say what the wrappers themselves cost."""
     rows: list[tuple[str, ...]] = [("", "times", plain.NAME, job.NAME, plain.NAME, job.NAME)]
     for one in outcome.costs:
         each = (f"{seconds * 1e9:,.0f} ns each" for seconds in (one.plain, one.ferrule))
@@ -181,21 +186,27 @@ def cost(outcome: Outcome) -> str:
     return section("What the wrappers themselves cost", [*table(rows, "<>>>>>"), "", *wrapped(words)])
 
 
-def questions(outcome: Outcome, timeline: Path | None) -> str:
-    """Say how the questions to ferrule's database were answered."""
+def at_once(outcome: Outcome, timeline: Path | None) -> str:
+    """Say what ferrule's job did at the same time: the files, and the questions to its database."""
     answers = outcome.answers.values()
     together = sum(answer.duration for answer in answers)
     whole = max(answer.started + answer.duration for answer in answers)
     workers = len({answer.worker for answer in answers})
-    words = (
+    words = ""
+    if outcome.workers > 1:
+        words = (
+            f"ferrule's TaskScheduler had the files examined by {amount(outcome.workers, 'process', 'processes')},"
+            " and stored what they found in the order of the files. "
+        )
+    words += (
         f"The report is {amount(len(answers), 'question')} to the database, and none needs another's answer. Plain"
         f" Python asks one after the other; ferrule's TaskScheduler asked them on {amount(workers, 'thread')}, each"
         f" with a connection from the pool: {together * 1000:.1f} ms of answers in {whole * 1000:.1f} ms."
     )
-    text = section("The report's questions, all at once", wrapped(words))
+    text = section("What was done at the same time", wrapped(words))
     if timeline is not None:
         # Not clipped: it is what one needs to go and look.
-        text += f"\n  Who answered what when is drawn in {printable(str(timeline))}"
+        text += f"\n  Who did what when is drawn in {printable(str(timeline))}"
     return text
 
 
