@@ -511,7 +511,8 @@ def lines(
 
     UTF-8 is read in blocks and cut into lines without the interpreter lock; what `containing`, `matching` and
     `split_field` ask is decided on the bytes wherever bytes can tell, and a `str` is made only of what is chosen. Of a
-    large file, threads read and look over some hundred kilobytes ahead of what is taken, unless `containing` comes first.
+    large file, threads read and look over some hundred kilobytes ahead of what is taken, unless `containing` comes
+    first.
     Other encodings and text files go through the standard library's own text layer.
 
     Args:
