@@ -938,6 +938,7 @@ __all__ = [
     "_after_fork_in_child",
     "_change_metaclass",
     "_die_with_parent",
+    "_make_calls",
     "_stop_upkeep",
     "coarse_ns",
     "forks",
