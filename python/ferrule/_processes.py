@@ -49,7 +49,7 @@ _TRACKED: Final = ("shared_memory", "synchronize")
 
 # How long a batch of `map` is to take, in nanoseconds, at most and at least, and how many calls are in it at most.
 _BATCH: Final = 4_000_000
-_SHORTEST: Final = 200_000
+_SHORTEST: Final = 500_000
 _MOST_CALLS: Final = 20_000
 
 # A batch is so many times larger than one before it at most: what is small may have been quick by chance.
@@ -558,8 +558,8 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         [32, 9, 64]
 
         Calls travel in batches. If a worker dies, what is left of its batch is made again, each call alone, so that the
-        one it died of is known. Calls that were done are not made twice, unless they were among those of the last fifth
-        of a millisecond; with `chunksize=1` none is.
+        one it died of is known. Calls that were done are not made twice, unless they were among those of the last
+        millisecond; with `chunksize=1` none is.
 
         Args:
             fn: What is called, with one item of each iterable.
@@ -815,6 +815,9 @@ class _Cost:
 
     def learn(self, calls: int, taken: int) -> None:
         """Take note of a batch."""
+        if self._calls:
+            # A worker that others keep from its processor takes several times as long. What lasts is learnt in steps.
+            taken = min(taken, int(2 * calls * self._time / self._calls))
         # Large ones say more than small ones, and late ones more than early ones.
         self._time = self._time / 2 + max(taken, 1)
         self._calls = self._calls / 2 + calls

@@ -85,7 +85,7 @@ class Spawning:
 
 # For so many nanoseconds at most a batch goes on before what it has done is put where the parent finds it whatever
 # becomes of this process.
-_UNSAVED: Final = 200_000
+_UNSAVED: Final = 1_000_000
 _EVER: Final = 2**63
 
 
