@@ -348,6 +348,16 @@ class TestDeaths:
                 running.result(LONG)
             assert executor.submit(tasks.square, 3).result(LONG) == 9
 
+    def test_and_at_once(self):
+        # Who wanted the first one while it was being started is no reason not to want the second one.
+        for _ in range(12):
+            with ProcessPoolExecutor(2) as executor:
+                assert executor.submit(tasks.square, 2).result(LONG) == 4
+                os.kill(executor._hub.template, signal.SIGKILL)
+                eventually(lambda hub=executor._hub: hub.template is None)
+                # The hub looks after everything every ten seconds.
+                assert executor.submit(tasks.square, 3).result(9) == 9
+
     def test_workers_that_never_come_up_break_the_executor(self, tmp_path):
         program = tmp_path / "program.py"
         program.write_text(

@@ -885,10 +885,11 @@ impl Hub {
         let mut state = self.open();
         while !self.over.load(Ordering::SeqCst) {
             if state.wants_template && state.template.is_none() && state.broken.is_none() {
-                state.wants_template = false;
                 drop(state);
                 let started = self.start_template();
                 state = self.open();
+                // Only now: who wanted one meanwhile has it, and whoever wants the next one must be heard.
+                state.wants_template = false;
                 match started {
                     Ok(template) => {
                         let watched = self.watch.add(template.control.as_fd(), CONTROL);
