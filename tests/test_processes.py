@@ -932,10 +932,11 @@ class TestInheriting:
     def test_one_of_another_kind_of_processes_is_refused_by_name(self):
         lock = multiprocessing.get_context("fork").Lock()
         executor = ProcessPoolExecutor(1, initializer=tasks.inherit, initargs=(lock,))
+        # Those of executors before this one may still be closing.
         before = descriptors()
         with pytest.raises(RuntimeError, match="fork"):
             executor.submit(tasks.pid)
-        assert descriptors() == before
+        assert descriptors() <= before
         executor.shutdown()
 
     def test_connections_travel_as_arguments(self, pool):
