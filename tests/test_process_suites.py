@@ -71,6 +71,7 @@ NOT_FOR_US = {
     "test_exit_during_result_unpickle_in_result_handler": "likewise",
     "test_crash_big_data": "demands that a death break the pool",
     "test_broken_process_pool_traceback": "likewise",
+    "test_traceback_when_child_process_terminates_abruptly": "likewise; WorkerDied names the exit code, too",
     # Theirs gives out as many tasks as it may have workers before one is up; ours cancels what nobody has begun.
     "test_cancel_futures": "demands that some tasks are done though all are cancelled at once",
     # Private parts of theirs.
