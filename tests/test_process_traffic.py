@@ -217,7 +217,7 @@ class TestMap:
                     return
                 except ValueError as error:
                     # Another thread is just fetching more.
-                    assert "already executing" in str(error)  # noqa: PT017 - it may or may not come
+                    assert "advanced already" in str(error)  # noqa: PT017 - it may or may not come
 
         threads = [threading.Thread(target=take, args=(into,)) for into in taken]
         for thread in threads:

@@ -8,7 +8,10 @@ use pyo3::types::iterator::PySendResult;
 use pyo3::types::{PyIterator, PyList};
 
 use crate::guarding::{self, Guarded, attached, call_method, interned};
-use crate::stepping::{self, Stepping};
+use crate::stepping::{self, Claim, Stepping};
+
+/// What it is called where two threads advance it.
+const WHAT: &str = "what map returned";
 
 #[derive(Default)]
 struct Inner {
@@ -20,6 +23,8 @@ struct Inner {
 #[pyclass(frozen, weakref, module = "ferrule._core")]
 pub struct Results {
     inner: Guarded<Inner>,
+    // Who works with the generator: without the interpreter lock, two threads at once would bring the interpreter down.
+    fetching: Claim<()>,
 }
 
 impl Stepping for Results {
@@ -42,11 +47,11 @@ impl Results {
 
     #[cold]
     fn more<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let _fetching = self.fetching.enter(py, WHAT)?;
         loop {
             let lists = self.inner.peek(py, |inner| inner.lists.as_ref().map(|lists| lists.bind(py).clone()));
             let Some(lists) = lists else { return Ok(None) };
-            // After an error the generator is at its end, and says so when it is asked again; unless it was only that
-            // another thread has it at work.
+            // After an error the generator is at its end, and says so when it is asked again.
             let list = match guarding::send(&lists, py.None().bind(py))? {
                 PySendResult::Next(list) => list.cast_into::<PyList>()?,
                 PySendResult::Return(_) => {
@@ -82,7 +87,7 @@ pub fn publish(py: Python<'_>) {
 impl Results {
     #[new]
     fn new(lists: Py<PyIterator>) -> Self {
-        Self { inner: Guarded::new(Inner { lists: Some(lists), items: VecDeque::new() }) }
+        Self { inner: Guarded::new(Inner { lists: Some(lists), items: VecDeque::new() }), fetching: Claim::new(()) }
     }
 
     fn __iter__(this: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -95,6 +100,7 @@ impl Results {
 
     /// Gives out no more, and closes the generator.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let _fetching = self.fetching.enter(py, WHAT)?;
         match self.end(py) {
             Some(lists) => call_method(&lists, interned!(py, "close"), &[]).map(drop),
             None => Ok(()),
