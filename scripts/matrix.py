@@ -293,8 +293,12 @@ def test_side_by_side(versions: Sequence[str], arguments: argparse.Namespace) ->
                 elif line.strip() or not lines:
                     print(line, end="", flush=True)
             ok = following.result() == 0
-            rows = [line for line in lines[1:] if not line.startswith("matrix: ")]
-            table += [(ok, row) for row in rows] or [(False, f"{version:16}  ended without a table")]
+            told = [line for line in lines[1:] if line.startswith("matrix: ")]
+            rows = [line for line in lines[1:] if line not in told]
+            failed = {title for line in told for title in line.partition("failed on: ")[2].split("; ")}
+            # One that ended badly without saying which run failed has failed in all of them.
+            bad = {row for row in rows if row.split("  ")[0] in failed} or (set() if ok else set(rows))
+            table += [(row not in bad, row) for row in rows] or [(False, f"{version:16}  ended without a table")]
     return table
 
 
