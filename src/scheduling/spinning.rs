@@ -76,7 +76,9 @@ pub fn spin_until(done: impl Fn() -> bool) -> bool {
         IN_VAIN.set(in_vain.wrapping_add(1));
         return false;
     }
-    let found = look(&done, if in_vain < PATIENCE { LONGEST } else { LONGEST_PROBE });
+    // The look after the first one in vain is a long one, too: where one disturbance sent both sides to sleep, they meet
+    // again at once.
+    let found = look(&done, if in_vain == 1 || in_vain >= PATIENCE { LONGEST_PROBE } else { LONGEST });
     IN_VAIN.set(if found { 0 } else { in_vain.wrapping_add(1) });
     found
 }
